@@ -1,0 +1,206 @@
+//! What passes between the controller and the relay. Both directions are whole states, not messages: the controller publishes what
+//! it wants ([`RelayOrders`]), the relay publishes what is ([`RelayView`]). Nothing is lost when one side is slow, and a restart
+//! of either needs no replay.
+
+use crate::replication::history::{History, KnownId};
+use crate::replication::psync::{FullResyncReason, HoldReason, Permit};
+use crate::types::{DatasetId, NodeAddress, Offset, Position, RdbVersion, ReplId, ServerVersion, Time};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the controller wants of the relay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct RelayOrders {
+    /// How to begin with the primary. The relay dials nobody before this is given; later changes are ignored.
+    pub start: Option<Start>,
+    /// What each replica may have. One that is not listed is refused (it is not of this group).
+    pub permits: BTreeMap<NodeAddress, Permit>,
+    /// Replicas whose stream stands still, though they stay attached: a planned switch stops the old active here.
+    pub paused_streams: BTreeSet<NodeAddress>,
+    /// Replicas whose ACKs count upstream (the actives).
+    pub required: BTreeSet<NodeAddress>,
+    /// Take a fresh snapshot of the primary over a second connection. Each new number is one request.
+    pub snapshot_request: Option<u64>,
+    /// Keep the snapshot file and the stream beside it. When false they are removed.
+    pub keep_snapshot: bool,
+    /// Keep histories that have ended: a replica stands on one.
+    pub keep_ended: bool,
+}
+
+/// How the relay begins with the primary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Start {
+    /// Ask for a partial resync from here: the lowest position of the replicas that serve. `earlier` are older ids of that history.
+    At {
+        /// The position.
+        position: Position,
+        /// Older ids of the same history.
+        earlier: Vec<KnownId>,
+    },
+    /// Go on from the snapshot and stream on disk ([`RelayView::resumable`]).
+    Resume,
+    /// Nobody has anything: ask for a full resync.
+    Fresh,
+}
+
+/// What is, as the relay sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct RelayView {
+    /// The snapshot with its stream that a previous run left on disk, complete and checked, and where its stream ends.
+    pub resumable: Option<(DatasetId, Position)>,
+    /// The one connection up.
+    pub upstream: UpstreamView,
+    /// What is kept, the live one last.
+    pub histories: Vec<History>,
+    /// The snapshot on disk or on its way there.
+    pub snapshot: Option<SnapshotView>,
+    /// Last `snapshot_request` that was carried out or given up.
+    pub snapshot_request_done: Option<u64>,
+    /// Why the last one was given up.
+    pub snapshot_request_error: Option<String>,
+    /// Replicas that are connected, by the configured address.
+    pub sessions: BTreeMap<NodeAddress, SessionView>,
+    /// Why the last session of a replica ended.
+    pub ended: BTreeMap<NodeAddress, SessionEnd>,
+}
+
+/// The connection to the primary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct UpstreamView {
+    /// What it is doing.
+    pub state: UpstreamState,
+    /// Since when it does that.
+    pub since: Time,
+    /// Since when the stream has been down; `None` while it flows.
+    pub down_since: Option<Time>,
+    /// Why the last connection or attempt ended.
+    pub last_error: Option<String>,
+    /// `+FULLRESYNC` answers since start.
+    pub full_resyncs: u64,
+    /// `+CONTINUE` answers since start.
+    pub partial_resyncs: u64,
+    /// The last `+FULLRESYNC`: what was asked and what was given.
+    pub last_full_resync: Option<(Option<Position>, DatasetId)>,
+    /// The last byte from the primary, ACKed or not, arrived then.
+    pub last_byte_at: Option<Time>,
+}
+
+/// What the connection to the primary is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamState {
+    /// Waiting for the controller's [`Start`].
+    #[default]
+    Idle,
+    /// Dialling, or waiting to dial again.
+    Connecting,
+    /// Handshake up to the answer to PSYNC.
+    Handshake,
+    /// A snapshot arrives (main connection).
+    ReceivingSnapshot,
+    /// The stream flows.
+    Streaming,
+}
+
+/// A snapshot on disk or on its way there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotView {
+    /// Which dataset.
+    pub dataset: DatasetId,
+    /// How far.
+    pub state: SnapshotState,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Whole length, where announced or complete.
+    pub total_bytes: Option<u64>,
+    /// Its format, once the header was read.
+    pub rdb: Option<RdbVersion>,
+    /// Keys and keys with a TTL as its RESIZEDB opcodes announce them, where they are easily found. A hint.
+    pub keys_hint: Option<(u64, u64)>,
+}
+
+/// How far a snapshot is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotState {
+    /// Bytes arrive.
+    Receiving,
+    /// Complete and checked; every later byte of its history is kept.
+    Ready,
+    /// It could not be stored or is broken; the relay tries again by itself after a back-off.
+    Failed(String),
+}
+
+/// A connected replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionView {
+    /// What it asked for with PSYNC; `None` for `? -1`.
+    pub asked: Option<Position>,
+    /// The version that it announced (Valkey 8 and newer do).
+    pub announced_version: Option<ServerVersion>,
+    /// What happens with it.
+    pub state: SessionState,
+    /// Since when.
+    pub since: Time,
+}
+
+/// What happens with a connected replica.
+///
+/// ```text
+/// Held ──► Seeding ──► Loading ──► Streaming ──► (connection ends; it comes back as Held or Streaming)
+///   └──────────────────────────────────▲
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionState {
+    /// Its PSYNC is kept waiting.
+    Held(HoldReason),
+    /// The snapshot goes out.
+    Seeding {
+        /// Which.
+        dataset: DatasetId,
+        /// Why it was needed.
+        reason: FullResyncReason,
+        /// Bytes sent.
+        sent_bytes: u64,
+        /// Bytes in all.
+        total_bytes: u64,
+    },
+    /// The whole snapshot is sent; no ACK yet.
+    Loading {
+        /// Which.
+        dataset: DatasetId,
+    },
+    /// It follows.
+    Streaming {
+        /// Id of the history that it follows, as announced to it.
+        replid: ReplId,
+        /// Last ACK (or what it asked for, before the first).
+        acked: Offset,
+        /// Last byte written to its socket.
+        sent: Offset,
+        /// It was seeded with this dataset in this session; `None` after a partial resync.
+        seeded: Option<DatasetId>,
+    },
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionEnd {
+    /// When.
+    pub at: Time,
+    /// Why, in words.
+    pub reason: String,
+}
+
+impl RelayView {
+    /// The history that the primary adds to.
+    pub fn live(&self) -> Option<&History> {
+        self.histories.iter().find(|history| history.live)
+    }
+
+    /// The snapshot, if it is complete, checked and followed by every later byte.
+    pub fn ready_snapshot(&self) -> Option<&SnapshotView> {
+        self.snapshot.as_ref().filter(|snapshot| snapshot.state == SnapshotState::Ready)
+    }
+}

@@ -1,0 +1,164 @@
+//! A stretch of a history as the relay holds it: which ids name it, up to where each is valid, and which bytes are kept.
+//!
+//! The bytes themselves live in the backlog; this is what decisions need. After a full resync that keeps the id (the primary's backlog was
+//! too short) the relay holds two stretches of one history with a gap between them: that is why a stretch, and not the id alone,
+//! says whether a replica can go on.
+
+use crate::types::{DatasetId, NextByte, Offset, Position, ReplId};
+use serde::{Deserialize, Serialize};
+
+/// An id of a history, and the last offset for which it is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownId {
+    /// The id.
+    pub replid: ReplId,
+    /// Bytes up to here are the same under this id and the current one; `None` for the current id.
+    pub until: Option<Offset>,
+}
+
+/// One unbroken stream of bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// The ids, current one first. Never empty.
+    ids: Vec<KnownId>,
+    /// The snapshot that it started from, where it started from one.
+    pub dataset: Option<DatasetId>,
+    /// First byte that is still kept.
+    pub oldest: NextByte,
+    /// Last byte that arrived.
+    pub end: Offset,
+    /// Whether the primary still adds to it. At most one history of a relay is live.
+    pub live: bool,
+}
+
+/// Where a position stands in a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its next byte is kept (or is the very next to arrive).
+    Covered,
+    /// The id is another history's.
+    UnknownId,
+    /// The id is right only up to `limit`.
+    PastLimit {
+        /// Last offset the id is right for.
+        limit: Offset,
+    },
+    /// Its next byte is no longer kept.
+    TooOld {
+        /// First byte that is.
+        oldest: NextByte,
+    },
+    /// It has more than has arrived here.
+    Ahead {
+        /// Last byte that arrived.
+        end: Offset,
+    },
+}
+
+impl History {
+    /// A history that begins after `position`: nothing is kept yet.
+    pub fn starting_at(position: Position, dataset: Option<DatasetId>) -> History {
+        History {
+            ids: vec![KnownId { replid: position.replid, until: None }],
+            dataset,
+            oldest: position.offset.next_byte(),
+            end: position.offset,
+            live: true,
+        }
+    }
+
+    /// The current id.
+    pub fn replid(&self) -> ReplId {
+        self.ids[0].replid
+    }
+
+    /// All ids, current one first.
+    pub fn ids(&self) -> &[KnownId] {
+        &self.ids
+    }
+
+    /// Last position that arrived.
+    pub fn end_position(&self) -> Position {
+        Position::new(self.replid(), self.end)
+    }
+
+    /// The primary answered `+CONTINUE <replid>`: same bytes, new name from here on.
+    pub fn rename(&mut self, replid: ReplId) {
+        if replid == self.replid() {
+            return;
+        }
+        self.ids[0].until = Some(self.end);
+        self.ids.retain(|known| known.replid != replid);
+        self.ids.insert(0, KnownId { replid, until: None });
+        self.ids.truncate(IDS_MAX);
+    }
+
+    /// Adds an earlier id that is known from elsewhere (the state file, the primary's `master_replid2`).
+    pub fn remember(&mut self, known: KnownId) {
+        if !known.replid.is_none() && self.ids.iter().all(|id| id.replid != known.replid) && self.ids.len() < IDS_MAX {
+            self.ids.push(KnownId { until: Some(known.until.unwrap_or(self.end)), ..known });
+        }
+    }
+
+    /// Where `position` stands. `Covered` at `position.offset == end` means: nothing is missing, the next byte to arrive is the one wanted.
+    pub fn standing(&self, position: Position) -> Standing {
+        let Some(known) = self.ids.iter().find(|id| id.replid == position.replid) else {
+            return Standing::UnknownId;
+        };
+        // A primary accepts its second id up to second_repl_offset, which is one past the last common byte (protocol fact 4.1);
+        // as offsets of what the asker has, that is "not more than the limit".
+        if let Some(limit) = known.until
+            && position.offset > limit
+        {
+            return Standing::PastLimit { limit };
+        }
+        if position.offset.next_byte() < self.oldest {
+            return Standing::TooOld { oldest: self.oldest };
+        }
+        if position.offset > self.end {
+            return Standing::Ahead { end: self.end };
+        }
+        Standing::Covered
+    }
+}
+
+/// How many ids of one history are remembered. Each costs a line in the state file; a replica that slept through this many changes of the id takes
+/// a full resync.
+const IDS_MAX: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(digit: char) -> ReplId {
+        digit.to_string().repeat(40).parse().expect("an id")
+    }
+
+    fn at(digit: char, offset: u64) -> Position {
+        Position::new(id(digit), Offset::new(offset).expect("in range"))
+    }
+
+    #[test]
+    fn a_position_is_covered_from_the_oldest_byte_to_one_past_the_end() {
+        let mut history = History::starting_at(at('a', 100), None);
+        history.end = history.end.advance(50);
+        assert_eq!(history.standing(at('a', 99)), Standing::TooOld { oldest: at('a', 100).offset.next_byte() });
+        assert_eq!(history.standing(at('a', 100)), Standing::Covered);
+        assert_eq!(history.standing(at('a', 150)), Standing::Covered);
+        assert_eq!(history.standing(at('a', 151)), Standing::Ahead { end: at('a', 150).offset });
+        assert_eq!(history.standing(at('b', 120)), Standing::UnknownId);
+    }
+
+    #[test]
+    fn an_earlier_id_is_right_up_to_the_change_only() {
+        let mut history = History::starting_at(at('a', 100), None);
+        history.end = history.end.advance(50);
+        history.rename(id('b'));
+        history.end = history.end.advance(10);
+        assert_eq!(history.standing(at('a', 150)), Standing::Covered);
+        assert_eq!(history.standing(at('a', 151)), Standing::PastLimit { limit: at('a', 150).offset });
+        assert_eq!(history.standing(at('b', 160)), Standing::Covered);
+        history.rename(id('c'));
+        assert_eq!(history.standing(at('a', 120)), Standing::Covered, "an id of two changes ago still serves");
+    }
+}

@@ -1,0 +1,257 @@
+//! What a replica's PSYNC is answered. Always with a typed reason that carries both sides' numbers.
+//!
+//! The relay differs from a primary in one point: where a primary would start a full resync, the relay asks its [`Permit`] first and
+//! keeps the replica waiting (newlines) if there is none. No replica ever loses its dataset by asking.
+
+use super::history::{History, Standing};
+use crate::types::{DatasetId, NextByte, Offset, Position, ReplId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What the controller allows one replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Permit {
+    /// Nothing: its PSYNC is kept waiting.
+    Hold,
+    /// Partial resync from any history that covers it. At the end of a finished history it is held. Never a full resync.
+    Keep,
+    /// As `Keep` on the live history, and a full resync with exactly this dataset where that is not possible.
+    Seed(DatasetId),
+    /// What a primary would do: partial where possible, else full with the newest dataset. For `rbuddy relay`, which has no controller.
+    Auto,
+}
+
+/// What a replica asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Asked {
+    /// `PSYNC ? -1`: it has nothing to continue from.
+    Nothing,
+    /// `PSYNC <replid> <offset>`.
+    From(ReplId, NextByte),
+}
+
+/// What the relay does about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// `+CONTINUE <announce>`, then the bytes from `from` on.
+    Continue {
+        /// Which of the histories that were passed in.
+        history: usize,
+        /// The id that the replica learns.
+        announce: ReplId,
+        /// First byte to send.
+        from: NextByte,
+    },
+    /// `+FULLRESYNC`, the snapshot, and the stream behind it.
+    Full {
+        /// What it gets.
+        dataset: DatasetId,
+        /// Why partial was not possible.
+        reason: FullResyncReason,
+    },
+    /// Newlines.
+    Hold(HoldReason),
+}
+
+/// Why a replica cannot continue where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FullResyncReason {
+    /// It has nothing to continue from.
+    NothingToContinue,
+    /// Its id names no history that is kept here.
+    UnknownHistory {
+        /// The id.
+        asked: ReplId,
+    },
+    /// Its id was replaced before the byte it asks for.
+    PastLimit {
+        /// The byte.
+        asked: NextByte,
+        /// Last offset for which its id is right.
+        limit: Offset,
+    },
+    /// The byte it asks for is no longer kept.
+    BacklogTooShort {
+        /// The byte.
+        asked: NextByte,
+        /// First byte that is kept.
+        oldest: NextByte,
+    },
+    /// It asks for byte 0, which no stream has.
+    NoSuchByte,
+}
+
+/// Why a replica is kept waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldReason {
+    /// The relay does not know yet where the primary stands.
+    UpstreamUnknown,
+    /// The controller has given it nothing.
+    NotPermitted,
+    /// It has all of a history that the primary no longer continues.
+    EndOfHistory {
+        /// The last byte of that history.
+        end: Offset,
+    },
+    /// It has more than the relay: wait until the relay caught up.
+    Ahead {
+        /// What it asked for.
+        asked: NextByte,
+        /// What the relay has.
+        end: Offset,
+    },
+    /// It needs a full resync and has no permit for one.
+    NeedsFullResync(FullResyncReason),
+    /// It may have a dataset that is not (or no longer) on disk.
+    NoSnapshot {
+        /// The dataset.
+        dataset: DatasetId,
+    },
+}
+
+/// Decides what one PSYNC is answered. `histories` in any order; `snapshot` is the one that is complete, checked and still followed by
+/// every byte of the live history.
+pub fn decide(asked: Asked, permit: Permit, histories: &[History], snapshot: Option<DatasetId>) -> Verdict {
+    let live = histories.iter().position(|history| history.live);
+    if permit == Permit::Hold {
+        return Verdict::Hold(HoldReason::NotPermitted);
+    }
+    if live.is_none() && histories.is_empty() {
+        return Verdict::Hold(HoldReason::UpstreamUnknown);
+    }
+    let (position, from) = match asked {
+        Asked::Nothing => return full(FullResyncReason::NothingToContinue, permit, snapshot),
+        Asked::From(replid, next) => match next.have() {
+            Some(offset) => (Position::new(replid, offset), next),
+            None => return full(FullResyncReason::NoSuchByte, permit, snapshot),
+        },
+    };
+    // The live history first: a replica at the end of a finished one may be covered by the live one too, after a release.
+    let only_live = matches!(permit, Permit::Seed(_));
+    let candidates = live.into_iter().chain((0..histories.len()).filter(|index| Some(*index) != live && !only_live));
+    let mut refusal = FullResyncReason::UnknownHistory { asked: position.replid };
+    for index in candidates {
+        let history = &histories[index];
+        match history.standing(position) {
+            Standing::Covered if !history.live && position.offset == history.end => {
+                let reason = HoldReason::EndOfHistory { end: history.end };
+                return if permit == Permit::Keep { Verdict::Hold(reason) } else { full(refusal, permit, snapshot) };
+            }
+            Standing::Covered => return Verdict::Continue { history: index, announce: history.replid(), from },
+            Standing::Ahead { end } if history.live => return Verdict::Hold(HoldReason::Ahead { asked: from, end }),
+            Standing::Ahead { .. } | Standing::UnknownId => {}
+            Standing::PastLimit { limit } => refusal = FullResyncReason::PastLimit { asked: from, limit },
+            Standing::TooOld { oldest } => refusal = FullResyncReason::BacklogTooShort { asked: from, oldest },
+        }
+    }
+    full(refusal, permit, snapshot)
+}
+
+fn full(reason: FullResyncReason, permit: Permit, snapshot: Option<DatasetId>) -> Verdict {
+    match (permit, snapshot) {
+        (Permit::Seed(dataset), Some(ready)) if ready == dataset => Verdict::Full { dataset, reason },
+        (Permit::Seed(dataset), _) => Verdict::Hold(HoldReason::NoSnapshot { dataset }),
+        (Permit::Auto, Some(dataset)) => Verdict::Full { dataset, reason },
+        (Permit::Auto | Permit::Hold | Permit::Keep, _) => Verdict::Hold(HoldReason::NeedsFullResync(reason)),
+    }
+}
+
+impl fmt::Display for FullResyncReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FullResyncReason::NothingToContinue => write!(f, "it has nothing to continue from"),
+            FullResyncReason::UnknownHistory { asked } => write!(f, "its history {} is not known here", asked.short()),
+            FullResyncReason::PastLimit { asked, limit } => write!(f, "asked {asked}, its id is right up to {limit}"),
+            FullResyncReason::BacklogTooShort { asked, oldest } => write!(f, "asked {asked}, backlog starts at {oldest}"),
+            FullResyncReason::NoSuchByte => write!(f, "asked byte 0"),
+        }
+    }
+}
+
+impl fmt::Display for HoldReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HoldReason::UpstreamUnknown => write!(f, "the primary's position is not known yet"),
+            HoldReason::NotPermitted => write!(f, "it is to wait"),
+            HoldReason::EndOfHistory { end } => write!(f, "it has all of a history that ended at {end}"),
+            HoldReason::Ahead { asked, end } => write!(f, "asked {asked}, the relay has {end} so far"),
+            HoldReason::NeedsFullResync(reason) => write!(f, "it needs a full resync: {reason}"),
+            HoldReason::NoSnapshot { dataset } => write!(f, "snapshot {dataset} is not ready"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(digit: char) -> ReplId {
+        digit.to_string().repeat(40).parse().expect("an id")
+    }
+    fn at(digit: char, offset: u64) -> Position {
+        Position::new(id(digit), Offset::new(offset).expect("in range"))
+    }
+    fn from(digit: char, next: u64) -> Asked {
+        Asked::From(id(digit), next.to_string().parse().expect("a byte"))
+    }
+    fn history(digit: char, first: u64, end: u64, live: bool) -> History {
+        let mut history = History::starting_at(at(digit, first), None);
+        (history.end, history.live) = (at(digit, end).offset, live);
+        history
+    }
+
+    #[test]
+    fn an_active_replica_is_held_at_the_end_of_its_history_and_never_resynced() {
+        let histories = [history('a', 0, 100, false), history('b', 500, 600, true)];
+        let snapshot = Some(DatasetId(at('b', 500)));
+        let ask = |asked| decide(asked, Permit::Keep, &histories, snapshot);
+        assert!(matches!(ask(from('a', 51)), Verdict::Continue { history: 0, .. }), "first what the old history still has");
+        assert_eq!(ask(from('a', 101)), Verdict::Hold(HoldReason::EndOfHistory { end: at('a', 100).offset }));
+        for asked in [Asked::Nothing, from('c', 5), from('a', 0), from('a', 103)] {
+            assert!(matches!(ask(asked), Verdict::Hold(_)), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_standby_gets_exactly_the_dataset_it_may_have() {
+        let histories = [history('a', 0, 100, false), history('b', 500, 600, true)];
+        let dataset = DatasetId(at('b', 500));
+        let seed = |asked, snapshot| decide(asked, Permit::Seed(dataset), &histories, snapshot);
+        assert!(matches!(seed(Asked::Nothing, Some(dataset)), Verdict::Full { .. }));
+        assert!(matches!(seed(from('a', 51), Some(dataset)), Verdict::Full { .. }), "a finished history leads nowhere");
+        assert!(matches!(seed(from('b', 551), Some(dataset)), Verdict::Continue { history: 1, .. }));
+        let other = DatasetId(at('b', 400));
+        assert_eq!(seed(Asked::Nothing, Some(other)), Verdict::Hold(HoldReason::NoSnapshot { dataset }));
+        assert_eq!(seed(Asked::Nothing, None), Verdict::Hold(HoldReason::NoSnapshot { dataset }));
+    }
+
+    #[test]
+    fn a_replica_ahead_of_the_relay_waits_for_it() {
+        let histories = [history('a', 0, 100, true)];
+        let verdict = decide(from('a', 120), Permit::Keep, &histories, None);
+        assert!(matches!(verdict, Verdict::Hold(HoldReason::Ahead { .. })), "{verdict:?}");
+    }
+
+    #[test]
+    fn continue_is_never_the_answer_to_a_replica_that_has_nothing() {
+        // Every server version crashes on it (protocol fact 1.4).
+        let histories = [history('a', 0, 100, true)];
+        for permit in [Permit::Hold, Permit::Keep, Permit::Auto, Permit::Seed(DatasetId(at('a', 0)))] {
+            for snapshot in [None, Some(DatasetId(at('a', 0)))] {
+                let verdict = decide(Asked::Nothing, permit, &histories, snapshot);
+                assert!(!matches!(verdict, Verdict::Continue { .. }), "{permit:?} {snapshot:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_gap_in_one_history_is_seen() {
+        // The primary's backlog was too short: same id, the new stretch starts later.
+        let histories = [history('a', 0, 100, false), history('a', 5000, 5100, true)];
+        assert!(matches!(decide(from('a', 101), Permit::Keep, &histories, None), Verdict::Hold(HoldReason::EndOfHistory { .. })));
+        assert!(matches!(decide(from('a', 5051), Permit::Keep, &histories, None), Verdict::Continue { history: 1, .. }));
+    }
+}

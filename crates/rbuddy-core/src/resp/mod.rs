@@ -1,0 +1,9 @@
+//! RESP: framing by length headers, request parsing, encoding. No values are decoded beyond what framing needs.
+//!
+//! | where | what |
+//! | --- | --- |
+//! | [`request`] | one request, RESP array or inline, as its arguments |
+//! | [`encode`] | building requests and replies |
+
+pub mod encode;
+pub mod request;

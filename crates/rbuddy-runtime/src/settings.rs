@@ -1,0 +1,133 @@
+//! The configuration as the runtime needs it: parsed, checked, every default filled in. Reading TOML and explaining
+//! mistakes is the binary's business.
+
+use rbuddy_core::control::settings::GroupPolicy;
+use rbuddy_core::types::NodeAddress;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where state, snapshots and the lock live. One process at a time.
+    pub state_dir: PathBuf,
+    /// The HTTP API.
+    pub api: ApiSettings,
+    /// At least one.
+    pub groups: Vec<GroupSettings>,
+}
+
+/// The HTTP API.
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// `host:port`; port 0 takes a free one.
+    pub listen: String,
+    /// Bearer token for operations. Required when `listen` is not loopback.
+    pub token: Option<Secret>,
+}
+
+/// One group.
+#[derive(Debug, Clone)]
+pub struct GroupSettings {
+    /// What the controller needs to know.
+    pub policy: GroupPolicy,
+    /// The primary.
+    pub primary: Endpoint,
+    /// The replicas, in the order of `policy.replicas`.
+    pub replicas: Vec<Endpoint>,
+    /// The relay.
+    pub relay: RelaySettings,
+    /// The reader endpoint, where wanted.
+    pub reader: Option<ReaderSettings>,
+    /// Webhooks, in the order of `policy.notify`.
+    pub notify: Vec<NotifySettings>,
+}
+
+/// A server and how to log in there.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Where.
+    pub address: NodeAddress,
+    /// ACL user; `None` is the default user.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Option<Secret>,
+}
+
+/// The relay of a group.
+#[derive(Debug, Clone)]
+pub struct RelaySettings {
+    /// `host:port` to listen on.
+    pub listen: String,
+    /// What replicas are told to follow, and the primary is told in `REPLCONF listening-port`.
+    pub announce: NodeAddress,
+    /// Bytes of stream kept in memory.
+    pub backlog_bytes: u64,
+    /// What replicas must say (their `masterauth`); `None`: the primary's credentials.
+    pub auth: Option<Credentials>,
+    /// A connection to the primary on which no byte arrives for this long is given up.
+    pub upstream_timeout: Duration,
+    /// A replica that is silent (no ACK, no newline) for this long is disconnected.
+    pub replica_timeout: Duration,
+}
+
+/// User and password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// ACL user; `None` is the default user.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Secret,
+}
+
+/// The reader endpoint of a group.
+#[derive(Debug, Clone)]
+pub struct ReaderSettings {
+    /// `host:port` to listen on.
+    pub listen: String,
+    /// Clients at the same time; more are refused with an error.
+    pub max_clients: usize,
+    /// How long a read waits at a boundary while there is no active, before it gets an error.
+    pub park: Duration,
+}
+
+/// A receiver of notifications.
+#[derive(Debug, Clone)]
+pub struct NotifySettings {
+    /// http:// or https://
+    pub url: String,
+    /// What it gets.
+    pub format: NotifyFormat,
+}
+
+/// The body of a notification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotifyFormat {
+    /// `host=..&port=..` of the new active, as the first tool sent it.
+    Form,
+    /// event, group, generation, old, new, time.
+    Json,
+}
+
+/// A text that never reaches a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a text.
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The text itself, for the wire.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
