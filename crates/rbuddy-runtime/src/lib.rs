@@ -16,6 +16,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod api;
 pub mod handle;
 pub mod settings;
+pub mod webhook;
