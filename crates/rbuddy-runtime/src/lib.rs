@@ -6,6 +6,8 @@
 //! | [`relay`] | the replication relay: one connection up, N down, snapshot and backlog between |
 //! | [`reader`] | the reader endpoint |
 //! | [`api`] | the HTTP API |
+//! | [`handle`] | what the parts know of a running group |
+//! | [`admin`] | one connection to a server, for questions and orders |
 //! | [`webhook`] | delivery of notifications |
 //! | [`control`] | drives core's controller: probes, commands to servers, the state file |
 //! | [`app`] | joins them by channels that carry core types |
@@ -14,4 +16,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
+pub mod api;
+pub mod handle;
 pub mod settings;
+pub mod webhook;
