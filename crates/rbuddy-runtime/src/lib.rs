@@ -18,6 +18,8 @@
 
 pub mod admin;
 pub mod api;
+pub mod clock;
+pub mod control;
 pub mod handle;
 pub mod settings;
 pub mod webhook;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// What `poll_output` gives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a handful of outputs per event; a box would only cost readability")]
 pub enum Output {
     /// Do this before asking for the next output.
     Action(Action),
