@@ -20,6 +20,8 @@
 pub mod admin;
 pub mod api;
 pub mod check;
+pub mod clock;
+pub mod control;
 pub mod handle;
 pub mod settings;
 pub mod webhook;

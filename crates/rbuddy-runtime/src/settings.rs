@@ -44,6 +44,15 @@ pub struct GroupSettings {
     pub notify: Vec<NotifySettings>,
 }
 
+impl GroupSettings {
+    /// What replicas must say to the relay: its own `auth`, else the primary's credentials (so that replicas that followed the primary need no
+    /// change); `None` if neither is set.
+    pub fn relay_credentials(&self) -> Option<Credentials> {
+        let of_primary = || Some(Credentials { user: self.primary.user.clone(), password: self.primary.password.clone()? });
+        self.relay.auth.clone().or_else(of_primary)
+    }
+}
+
 /// A server and how to log in there.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
