@@ -1,5 +1,59 @@
-//! placeholder
+//! rbuddy's binary talks to humans: command line, configuration file, rendering. What is done, the runtime does; what is decided, core.
+//!
+//! | where | what |
+//! | --- | --- |
+//! | [`cli`] | the command line |
+//! | [`commands`] | what each command does |
+//! | [`config`] | the configuration file and everything that can be wrong with it |
+//! | [`exit`] | exit codes |
+//! | [`logging`], [`out`] | logs, results and remarks |
+//! | [`signals`] | SIGTERM and SIGINT |
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod commands;
 mod config;
-fn main() {
-    let _ = config::load(std::path::Path::new("x")).map(|l| (l.settings, l.remarks.is_empty(), config::template::TEMPLATE));
+mod exit;
+mod logging;
+mod out;
+mod signals;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use exit::Failure;
+use rbuddy_core::control::status::Operation;
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match logging::start(&cli.log) {
+        Ok(()) => dispatch(cli.command).await,
+        Err(failure) => Err(failure),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(error) = &failure.error {
+                out::remark(&format!("error: {error:#}"));
+            }
+            failure.exit.into()
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => commands::run::run(&args).await,
+        Command::Check(args) => commands::check::run(&args).await,
+        Command::Init(args) => commands::init::run(&args),
+        Command::Status(args) => commands::status::run(&args).await,
+        Command::Failover(api) => commands::client::order(&api, Operation::Failover).await,
+        Command::Adopt { replica, api } => commands::client::order(&api, Operation::Adopt { replica }).await,
+        Command::Approve { dataset, api } => commands::client::order(&api, Operation::Approve { dataset }).await,
+        Command::Pause(api) => commands::client::order(&api, Operation::Pause).await,
+        Command::Resume(api) => commands::client::order(&api, Operation::Resume).await,
+        Command::Relay(args) => commands::relay::run(args).await,
+    }
 }

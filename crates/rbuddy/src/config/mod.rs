@@ -23,13 +23,14 @@ mod tests;
 mod units;
 
 pub(crate) use problem::Problems;
+pub(crate) use server::endpoint;
+pub(crate) use units::{Listen, Wrong, size};
 
 use fields::{Field, Fields, Placed};
 use group::GroupDraft;
 use rbuddy_runtime::settings::{ApiSettings, Secret, Settings};
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
-use units::{Listen, Wrong};
 
 /// Settings that can be run, and what is still worth saying about them.
 #[derive(Debug)]

@@ -1,0 +1,66 @@
+//! `rbuddy relay`: the relay alone, without controller, state or API. Any replica that connects is served as a primary would serve it.
+
+use crate::config::{Listen, Wrong, endpoint};
+use crate::exit::{Exit, Failure};
+use crate::signals;
+use anyhow::Context;
+use clap::Args;
+use rbuddy_core::types::NodeAddress;
+use rbuddy_runtime::clock::Clock;
+use rbuddy_runtime::relay::{RelayConfig, run_alone};
+use rbuddy_runtime::settings::{Endpoint, RelaySettings};
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+pub(crate) struct RelayArgs {
+    /// The primary: HOST:PORT or redis://HOST:PORT. With a password give redis://user:password@HOST:PORT in the environment,
+    /// where other users do not see it; replicas must then say the same password
+    #[arg(long, env = "RBUDDY_UPSTREAM", hide_env_values = true, value_name = "HOST:PORT")]
+    upstream: String,
+    /// Where replicas connect
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: String,
+    /// Where snapshots and the position are kept over a restart
+    #[arg(long, default_value = "rbuddy-relay", value_name = "DIR")]
+    dir: PathBuf,
+    /// Stream kept in memory for replicas that come back
+    #[arg(long, default_value = "64MiB", value_name = "SIZE")]
+    backlog: String,
+}
+
+pub(crate) async fn run(args: RelayArgs) -> Result<(), Failure> {
+    let config = config(&args)?;
+    std::fs::create_dir_all(&args.dir).with_context(|| format!("create the folder {}", args.dir.display()))?;
+    let cancel = signals::cancelled_by_signals()?;
+    run_alone(config, cancel).await.map_err(|error| anyhow::Error::from(error).into())
+}
+
+fn config(args: &RelayArgs) -> Result<RelayConfig, Failure> {
+    let url = if args.upstream.contains("://") { args.upstream.clone() } else { format!("redis://{}", args.upstream) };
+    let primary: Endpoint = endpoint(&url).map_err(|wrong| usage("--upstream", &wrong))?;
+    let listen = Listen::parse(&args.listen).map_err(|wrong| usage("--listen", &wrong))?;
+    let backlog_bytes = crate::config::size(&args.backlog).map_err(|wrong| usage("--backlog", &wrong))?;
+    if listen.port == 0 || listen.answers(&primary.address) {
+        return Err(Failure::new(Exit::Usage, "--listen: choose a port that is not 0 and not the primary's"));
+    }
+    if !listen.is_loopback() && primary.password.is_none() {
+        let message =
+            "--listen: whoever reaches the relay could read the whole dataset; listen on 127.0.0.1, or name a primary with a password";
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    let settings = RelaySettings {
+        listen: listen.text(),
+        announce: NodeAddress::new(listen.host, listen.port),
+        backlog_bytes,
+        auth: None,
+        upstream_timeout: Duration::from_secs(30),
+        replica_timeout: Duration::from_secs(60),
+    };
+    let group = "relay".parse().expect("a sound name");
+    Ok(RelayConfig { group, primary, settings, replicas: Vec::new(), dir: args.dir.clone(), clock: Clock::start(), open: true })
+}
+
+fn usage(option: &str, wrong: &Wrong) -> Failure {
+    Failure::new(Exit::Usage, format!("{option}: {} ({})", wrong.message, wrong.remedy))
+}
