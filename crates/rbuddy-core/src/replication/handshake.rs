@@ -115,7 +115,7 @@ impl Handshake {
     }
 
     fn replconf(&mut self, arguments: &[Vec<u8>]) -> Answer {
-        if arguments.len() % 2 != 0 {
+        if !arguments.len().is_multiple_of(2) {
             return error("ERR syntax error");
         }
         for pair in arguments.chunks_exact(2) {
