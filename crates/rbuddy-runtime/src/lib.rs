@@ -14,4 +14,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clock;
+pub mod relay;
 pub mod settings;
