@@ -22,7 +22,8 @@ pub async fn run_alone(config: RelayConfig, cancel: CancellationToken) -> Result
                 modified
             });
             if view.changed().await.is_err() {
-                return;
+                // The relay stops: it is awaited below.
+                return std::future::pending::<()>().await;
             }
         }
     };

@@ -63,6 +63,8 @@ pub(super) struct Inner {
     /// Versions that replicas announced, also of those that are gone.
     pub(super) versions: BTreeMap<NodeAddress, ServerVersion>,
     sessions_given: u64,
+    /// Who was refused, so that the log says it once and not at every attempt.
+    strangers: BTreeSet<String>,
 }
 
 /// A snapshot on its way to disk.
@@ -157,9 +159,9 @@ impl Hub {
         });
     }
 
-    /// What lies behind `from`; `None` if the history was dropped.
-    pub(super) fn read(&self, key: StretchKey, from: Offset) -> Option<Piece> {
-        self.lock().stretch(key).map(|stretch| stretch.read(from))
+    /// What lies behind `from` for one that knows the history as `known_as`; `None` if the history was dropped.
+    pub(super) fn read(&self, key: StretchKey, from: Offset, known_as: Option<ReplId>) -> Option<Piece> {
+        self.lock().stretch(key).map(|stretch| stretch.read(from, known_as))
     }
 
     /// How a history stands; `None` if it was dropped.
@@ -231,6 +233,15 @@ impl Hub {
             }
             serial
         })
+    }
+
+    /// Somebody was refused; whether that is news.
+    pub(super) fn is_new_stranger(&self, shown: &str) -> bool {
+        let strangers = &mut self.lock().strangers;
+        if strangers.len() >= STRANGERS_MAX {
+            strangers.clear();
+        }
+        strangers.insert(shown.to_owned())
     }
 
     /// A session changes its state.
@@ -325,5 +336,7 @@ pub(super) fn history_at(position: Position, dataset: Option<DatasetId>, earlier
     history
 }
 
+/// More than a misconfigured group has; then the log says it again.
+const STRANGERS_MAX: usize = 64;
 /// Each may hold a whole backlog in memory.
 const HISTORIES_MAX: usize = 3;

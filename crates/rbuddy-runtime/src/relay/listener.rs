@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -82,9 +82,12 @@ async fn shake_hands(mut stream: TcpStream, peer: SocketAddr, door: &Door) -> Re
     SockRef::from(&stream).set_tcp_keepalive(&keepalive()).map_err(broken)?;
     let mut handshake = Handshake::new(login(&door.hub));
     let mut input = BytesMut::with_capacity(1024);
+    let mut deadline = Instant::now() + SILENCE_MAX;
     loop {
         while let Some((arguments, used)) = parse(&input, LIMITS).map_err(|error| error.to_string())? {
             input.advance(used);
+            // Counted from whole requests: one byte now and then holds no place.
+            deadline = Instant::now() + SILENCE_MAX;
             match handshake.answer(&arguments, || report(&door.hub)) {
                 Answer::Reply(reply) => say(&mut stream, &reply).await?,
                 Answer::Silence => {}
@@ -102,7 +105,7 @@ async fn shake_hands(mut stream: TcpStream, peer: SocketAddr, door: &Door) -> Re
                 }
             }
         }
-        match timeout(SILENCE_MAX, stream.read_buf(&mut input)).await {
+        match timeout_at(deadline, stream.read_buf(&mut input)).await {
             Ok(Ok(0)) => return Err("it closed the connection".to_owned()),
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(broken(error)),
@@ -118,7 +121,9 @@ pub(super) async fn refuse(stream: &mut TcpStream, shown: &str, hub: &Hub) -> St
         &mut reply,
         &format!("NOMASTERLINK rbuddy: {} is not a replica of this group", shown.chars().take(128).collect::<String>()),
     );
-    info!(group = %hub.config.group, replica = shown, "refused: not a replica of this group");
+    if hub.is_new_stranger(shown) {
+        info!(group = %hub.config.group, replica = shown, "refused: not a replica of this group");
+    }
     match say(stream, &reply).await {
         Ok(()) => "it is not a replica of this group".to_owned(),
         Err(reason) => reason,

@@ -81,7 +81,9 @@ impl<'a> Streaming<'a> {
 
     /// The next bytes of the history, from memory or, long after, from disk.
     async fn fetch(&mut self) -> Result<(), SessionOver> {
-        let piece = self.session.hub.read(self.begin.key, self.sent).ok_or(SessionOver::HistoryDropped)?;
+        // Without psync2 it never learns an id, and none is wrong for it.
+        let known_as = Some(self.begin.announced).filter(|_| self.session.identity.has_psync2);
+        let piece = self.session.hub.read(self.begin.key, self.sent, known_as).ok_or(SessionOver::HistoryDropped)?;
         self.pending = match piece {
             Piece::Memory(bytes) => {
                 if !self.is_loading {
@@ -90,7 +92,7 @@ impl<'a> Streaming<'a> {
                 }
                 bytes
             }
-            Piece::Disk(file) => from_disk(file, self.sent).await?,
+            Piece::Disk { file, bytes_max } => from_disk(file, self.sent, bytes_max).await?,
             Piece::Overrun { oldest } => return Err(SessionOver::Overrun { at: self.sent, oldest }),
         };
         self.taken_at = Instant::now();
@@ -188,8 +190,9 @@ impl<'a> Streaming<'a> {
     }
 }
 
-async fn from_disk(file: Arc<StreamFile>, from: Offset) -> Result<Bytes, SessionOver> {
-    let read = tokio::task::spawn_blocking(move || file.read(from, PIECE_BYTES)).await;
+async fn from_disk(file: Arc<StreamFile>, from: Offset, bytes_max: u64) -> Result<Bytes, SessionOver> {
+    let count = usize::try_from(bytes_max).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+    let read = tokio::task::spawn_blocking(move || file.read(from, count)).await;
     Ok(Bytes::from(read.map_err(|join| SessionOver::Broken(std::io::Error::other(join)))??))
 }
 

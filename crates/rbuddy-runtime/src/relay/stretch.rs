@@ -4,7 +4,7 @@ use super::files::StreamFile;
 use super::ring::Ring;
 use bytes::Bytes;
 use rbuddy_core::replication::history::History;
-use rbuddy_core::types::{NextByte, Offset};
+use rbuddy_core::types::{NextByte, Offset, ReplId};
 use std::sync::{Arc, Weak};
 use tokio::sync::watch;
 
@@ -27,10 +27,15 @@ pub(super) struct Stretch {
 /// What lies behind an offset.
 #[derive(Debug)]
 pub(super) enum Piece {
-    /// Bytes; empty at the end of the stream.
+    /// Bytes; empty at the end of the stream, and of what may be read.
     Memory(Bytes),
     /// It has left memory: read it from this file.
-    Disk(Arc<StreamFile>),
+    Disk {
+        /// The file.
+        file: Arc<StreamFile>,
+        /// Not more than this: behind it the asker's id is wrong.
+        bytes_max: u64,
+    },
     /// It is gone.
     Overrun {
         /// First byte that is still kept.
@@ -81,14 +86,18 @@ impl Stretch {
         self.history.oldest = starts.chain([ring_start]).min().unwrap_or(ring_start).next_byte();
     }
 
-    /// What lies behind `from`.
-    pub(super) fn read(&self, from: Offset) -> Piece {
+    /// What lies behind `from`, for one that knows the history as `known_as`. Nothing beyond what that id is right for: a replica that went on under
+    /// an old id could not come back (protocol fact 4.3).
+    pub(super) fn read(&self, from: Offset, known_as: Option<ReplId>) -> Piece {
+        let known = self.history.ids().iter().find(|known| Some(known.replid) == known_as);
+        let bytes_max = known.and_then(|known| known.until).map_or(u64::MAX, |limit| from.bytes_behind(limit).unwrap_or(0));
         if let Some(bytes) = self.ring.read(from) {
-            return Piece::Memory(bytes);
+            let count = usize::try_from(bytes_max).unwrap_or(usize::MAX).min(bytes.len());
+            return Piece::Memory(bytes.slice(..count));
         }
         let holds = |file: &Arc<StreamFile>| file.start() <= from && from < file.written();
         match self.files.iter().filter_map(Weak::upgrade).find(holds) {
-            Some(file) => Piece::Disk(file),
+            Some(file) => Piece::Disk { file, bytes_max },
             None => Piece::Overrun { oldest: self.history.oldest },
         }
     }

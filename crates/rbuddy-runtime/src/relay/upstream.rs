@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// The upstream task's own state.
 #[derive(Debug)]
@@ -70,14 +70,28 @@ impl Upstream {
             let was = self.hub.lock().upstream.state;
             let wait = if ended.in_snapshot { self.slow.wait() } else { self.quick.wait() };
             self.hub.upstream(UpstreamState::Connecting);
-            let error = ended.cause.to_string();
-            warn!(group = %self.hub.config.group, primary = %self.hub.config.primary.address, was = ?was, %error, retry_ms = wait.as_millis(), "upstream link lost");
-            self.hub.update(|inner| inner.upstream.last_error = Some(error));
+            self.tell(was, ended.cause.to_string(), wait);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = cancel.cancelled() => return,
             }
         }
+    }
+
+    /// An end is news once: a primary that stays away is not told of at every attempt.
+    fn tell(&self, was: UpstreamState, error: String, wait: Duration) {
+        let (group, primary, retry_ms) = (&self.hub.config.group, &self.hub.config.primary.address, wait.as_millis());
+        let is_known = self.hub.lock().upstream.last_error.as_ref() == Some(&error);
+        match was {
+            UpstreamState::Streaming | UpstreamState::ReceivingSnapshot => {
+                warn!(%group, %primary, ?was, %error, retry_ms, "upstream link lost")
+            }
+            _ if is_known => debug!(%group, %primary, ?was, %error, retry_ms, "primary still not reached"),
+            UpstreamState::Idle | UpstreamState::Connecting | UpstreamState::Handshake => {
+                warn!(%group, %primary, ?was, %error, retry_ms, "primary not reached");
+            }
+        }
+        self.hub.update(|inner| inner.upstream.last_error = Some(error));
     }
 
     /// One connection from its beginning to its end.

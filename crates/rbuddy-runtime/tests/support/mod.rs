@@ -46,6 +46,12 @@ impl Server {
         self.child.wait().expect("it ends");
     }
 
+    /// `STOP` makes it hang, `CONT` lets it go on.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
+    }
+
     /// The same port and folder, a new process.
     pub(crate) async fn restart(&mut self) {
         self.child = spawn(self.port, self.dir.path().into(), &self.extra);
