@@ -18,8 +18,10 @@
 
 pub mod admin;
 pub mod api;
+pub mod app;
 pub mod clock;
 pub mod control;
 pub mod handle;
+pub mod relay;
 pub mod settings;
 pub mod webhook;
