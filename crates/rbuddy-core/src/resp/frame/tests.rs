@@ -47,13 +47,20 @@ fn element() -> impl Strategy<Value = Vec<u8>> {
         Just(b"#t\r\n".to_vec()),
         Just(b"$-1\r\n".to_vec()),
         Just(b"*-1\r\n".to_vec()),
-        (proptest::sample::select(b"$!=".to_vec()), proptest::collection::vec(any::<u8>(), 0..40))
-            .prop_map(|(prefix, body)| [format!("{}{}\r\n", char::from(prefix), body.len()).as_bytes(), &body, b"\r\n"].concat()),
+        (proptest::sample::select(b"$!=".to_vec()), proptest::collection::vec(any::<u8>(), 0..40)).prop_map(|(prefix, body)| [
+            format!("{}{}\r\n", char::from(prefix), body.len()).as_bytes(),
+            &body,
+            b"\r\n"
+        ]
+        .concat()),
     ];
     leaf.prop_recursive(4, 32, 5, |inner| {
         prop_oneof![
-            (proptest::sample::select(b"*~".to_vec()), proptest::collection::vec(inner.clone(), 0..5))
-                .prop_map(|(prefix, items)| [format!("{}{}\r\n", char::from(prefix), items.len()).into_bytes(), items.concat()].concat()),
+            (proptest::sample::select(b"*~".to_vec()), proptest::collection::vec(inner.clone(), 0..5)).prop_map(|(prefix, items)| [
+                format!("{}{}\r\n", char::from(prefix), items.len()).into_bytes(),
+                items.concat()
+            ]
+            .concat()),
             proptest::collection::vec((inner.clone(), inner.clone()), 0..4).prop_map(|pairs| {
                 let items: Vec<u8> = pairs.iter().flat_map(|(key, value)| [key.as_slice(), value].concat()).collect();
                 [format!("%{}\r\n", pairs.len()).into_bytes(), items].concat()
