@@ -45,8 +45,8 @@ pub enum Step {
     Forward(usize),
     /// So many are dropped: they belong to a request that is answered here, or to none.
     Skip(usize),
-    /// So many are dropped, and with them ends a request that gets this answer.
-    Answer(usize, Answer),
+    /// The request that was dropped before gets this answer, here and now.
+    Answer(Answer),
 }
 
 /// An answer of ours.
@@ -111,8 +111,12 @@ pub struct Dialogue {
 enum Current {
     #[default]
     None,
+    /// It goes to the server.
     Forwarded(RequestFramer),
-    Answered(RequestFramer, Answer),
+    /// It is dropped, and gets this answer when it ends.
+    Dropped(RequestFramer, Answer),
+    /// It has been dropped.
+    Due(Answer),
 }
 
 #[derive(Debug)]
@@ -124,6 +128,13 @@ struct Outstanding {
 impl Dialogue {
     /// The next step with `input`, the client's bytes that were not yet used. Call again after it was carried out.
     pub fn step(&mut self, input: &[u8], door: Door<'_>) -> Result<Step, ProtocolError> {
+        if let Current::Due(answer) = &self.current {
+            if !self.is_between_replies() {
+                return Ok(Step::WaitReplies);
+            }
+            let answer = answer.clone();
+            return Ok(self.give(answer));
+        }
         if input.is_empty() {
             return Ok(Step::NeedBytes);
         }
@@ -133,32 +144,35 @@ impl Dialogue {
             return Ok(step);
         }
         match &mut self.current {
-            Current::None => Ok(Step::NeedBytes),
+            Current::None | Current::Due(_) => Ok(Step::NeedBytes),
             Current::Forwarded(framer) => {
                 let fed = framer.feed(input)?;
-                if !self.is_tunnel() {
-                    self.keep(&input[..fed.used]);
-                }
                 if fed.ended.is_some() {
                     self.current = Current::None;
                 }
+                if !self.is_tunnel() {
+                    self.keep(&input[..fed.used]);
+                }
                 Ok(Step::Forward(fed.used))
             }
-            Current::Answered(framer, answer) => {
+            Current::Dropped(framer, answer) => {
                 let fed = framer.feed(input)?;
-                if fed.ended.is_none() {
-                    return Ok(Step::Skip(fed.used));
+                if fed.ended.is_some() {
+                    self.current = Current::Due(answer.clone());
                 }
-                let answer = answer.clone();
-                self.current = Current::None;
-                match answer.then {
-                    Then::GoOn => self.session.refused(),
-                    Then::LeaveServer => self.leave_server(),
-                    Then::Close => {}
-                }
-                Ok(Step::Answer(fed.used, answer))
+                Ok(Step::Skip(fed.used))
             }
         }
+    }
+
+    fn give(&mut self, answer: Answer) -> Step {
+        self.current = Current::None;
+        match answer.then {
+            Then::GoOn => self.session.refused(),
+            Then::LeaveServer => self.leave_server(),
+            Then::Close => {}
+        }
+        Step::Answer(answer)
     }
 
     /// Decides over the request that `input` begins with. `None`: it is now the current one.
@@ -206,7 +220,7 @@ impl Dialogue {
             answer.then = Then::Close;
         }
         self.requests += 1;
-        self.current = Current::Answered(RequestFramer::default(), answer);
+        self.current = Current::Dropped(RequestFramer::default(), answer);
         None
     }
 
@@ -265,7 +279,7 @@ impl Dialogue {
         self.session.left_server();
         if let Current::Forwarded(framer) = &mut self.current {
             let framer = std::mem::take(framer);
-            self.current = Current::Answered(framer, no_server(reason));
+            self.current = Current::Dropped(framer, no_server(reason));
             failed = failed.saturating_sub(1);
         }
         failed

@@ -28,8 +28,7 @@ impl World {
                 Step::NeedBytes | Step::WaitReplies | Step::WaitServer => return step,
                 Step::Forward(bytes) => self.sent.extend(self.input.drain(..*bytes)),
                 Step::Skip(bytes) => drop(self.input.drain(..*bytes)),
-                Step::Answer(bytes, answer) => {
-                    self.input.drain(..*bytes);
+                Step::Answer(answer) => {
                     self.answers.push(answer.line.to_string());
                     if answer.then == Then::Close {
                         return step;
@@ -192,7 +191,7 @@ fn in_a_tunnel_replies_are_not_counted_and_a_write_ends_it() {
     world.server_replies(&b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n".repeat(2)).expect("two for one");
     assert!(!world.dialogue.session().is_movable());
     world.says(&["SET", "a", "1"]);
-    let Step::Answer(_, answer) = world.run(OPEN) else { panic!("a write is answered here") };
+    let Step::Answer(answer) = world.run(OPEN) else { panic!("a write is answered here") };
     assert_eq!(answer.then, Then::Close);
 }
 
@@ -233,7 +232,7 @@ fn quit_is_answered_behind_everything_else() {
     world.says(&["GET", "a"]).says(&["QUIT"]);
     assert_eq!(world.run(OPEN), Step::WaitReplies);
     world.server_replies(b"$-1\r\n").expect("a reply");
-    let Step::Answer(_, answer) = world.run(OPEN) else { panic!("QUIT is answered here") };
+    let Step::Answer(answer) = world.run(OPEN) else { panic!("QUIT is answered here") };
     assert_eq!((answer.line.as_ref(), answer.then), ("+OK", Then::Close));
 }
 
