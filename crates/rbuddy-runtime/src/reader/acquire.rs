@@ -35,6 +35,7 @@ pub(super) async fn acquire(
     let mut park = None;
     let mut tried = BTreeSet::new();
     let mut wait = RETRY_FIRST;
+    let mut last_failure = None;
     loop {
         let assignment = Arc::clone(&assignments.borrow_and_update());
         let reason = match choose(shared, &assignment, trail, &tried) {
@@ -52,7 +53,8 @@ pub(super) async fn acquire(
                     }
                     reason
                 }
-                Err(_) => format!("{} did not answer in time", active.address),
+                // What happened before says more than the last attempt, which the deadline cut short.
+                Err(_) => last_failure.take().unwrap_or_else(|| format!("{} did not answer in time", active.address)),
             },
             Choice::None => assignment.reason.clone().unwrap_or_else(|| "no replica is active".to_owned()),
         };
@@ -60,6 +62,7 @@ pub(super) async fn acquire(
         if now >= deadline {
             return Err(NoServer::Late(reason));
         }
+        last_failure = Some(reason);
         park.get_or_insert_with(|| Park::begin(&shared.counters, since));
         tried.clear();
         // An assignment may be right and its server still a moment behind (its replication id, its offset): ask again soon.

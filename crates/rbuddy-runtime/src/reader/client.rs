@@ -33,7 +33,6 @@ pub(super) struct Client {
     end_at: Option<Instant>,
     /// No new request is taken.
     stopping: bool,
-    requests: u64,
     _count: ClientCount,
 }
 
@@ -45,9 +44,10 @@ enum Next {
 
 impl Client {
     pub(super) fn new(shared: Arc<Shared>, stream: TcpStream, assignments: watch::Receiver<Arc<Assignment>>, count: ClientCount) -> Client {
+        let pump = Pump::new(stream, Arc::clone(&shared.counters));
         Client {
             shared,
-            pump: Pump::new(stream),
+            pump,
             backend: None,
             had_backend: false,
             trail: Trail::default(),
@@ -55,7 +55,6 @@ impl Client {
             leave_until: None,
             end_at: None,
             stopping: false,
-            requests: 0,
             _count: count,
         }
     }
@@ -67,7 +66,6 @@ impl Client {
                 Next::GoOn => self.turn(&cancel).await,
                 end @ Next::End(_) => end,
             };
-            self.count();
             if let Next::End(reason) = next {
                 break reason;
             }
@@ -161,12 +159,13 @@ impl Client {
             }
             Err(NoServer::Late(reason)) => {
                 debug!(reason, "no server for a client within the park");
-                self.pump.refuse(&reason);
+                self.pump.refuse(&reason, false);
                 Next::GoOn
             }
             Err(NoServer::Backwards) => {
-                self.pump.refuse(BACKWARDS);
-                Next::End("only an older dataset than it has read is served")
+                debug!("only an older dataset than the client has read is served");
+                self.pump.refuse(BACKWARDS, true);
+                Next::GoOn
             }
         }
     }
@@ -200,13 +199,6 @@ impl Client {
         self.pump.fail(due, DRAINED);
         info!(group = %self.shared.group, "a client could not move within the drain and is closed");
         Next::End("it could not move within the drain")
-    }
-
-    fn count(&mut self) {
-        let requests = self.pump.dialogue.requests();
-        self.shared.counters.add_requests(requests - self.requests);
-        self.requests = requests;
-        self.shared.counters.add_errors(self.pump.take_errors());
     }
 }
 

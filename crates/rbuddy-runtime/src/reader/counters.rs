@@ -39,8 +39,8 @@ impl Counters {
         self.requests.fetch_add(count, Ordering::Relaxed);
     }
 
-    pub(super) fn add_errors(&self, count: u64) {
-        self.errors.fetch_add(count, Ordering::Relaxed);
+    pub(super) fn add_error(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn add_move(&self) {

@@ -155,7 +155,7 @@ impl Reader {
         let Some(count) = ClientCount::take(&self.shared.counters, self.shared.settings.max_clients) else {
             // A new socket's buffer is empty, so the line fits; if not, the client sees the close alone.
             let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
-            self.shared.counters.add_errors(1);
+            self.shared.counters.add_error();
             debug!(%peer, "client refused: max_clients");
             return;
         };

@@ -5,12 +5,14 @@
 //! since all state is in the struct.
 
 use super::backend::Backend;
+use super::counters::Counters;
 use bytes::{Buf, BytesMut};
 use rbuddy_core::reader::dialogue::{Dialogue, Door, Loss, ReplyFault, Step, Then};
 use rbuddy_core::resp::request::ProtocolError;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -45,6 +47,14 @@ pub(super) struct Intent {
     pub(super) leaving: bool,
 }
 
+/// Requests that have come get an error.
+#[derive(Debug)]
+struct Refusal {
+    reason: String,
+    /// The connection is closed behind them.
+    closes: bool,
+}
+
 /// The client's side, with what was read and not yet passed on.
 #[derive(Debug)]
 pub(super) struct Pump {
@@ -62,13 +72,15 @@ pub(super) struct Pump {
     /// Requests to be asked again, before anything else goes to the server.
     again: BytesMut,
     must_ask_again: bool,
-    refusing: Option<String>,
+    refusing: Option<Refusal>,
     client_ended: bool,
-    errors: u64,
+    counters: Arc<Counters>,
+    /// Of the dialogue's requests, those that are counted.
+    counted: u64,
 }
 
 impl Pump {
-    pub(super) fn new(stream: TcpStream) -> Pump {
+    pub(super) fn new(stream: TcpStream, counters: Arc<Counters>) -> Pump {
         Pump {
             stream,
             dialogue: Dialogue::default(),
@@ -81,7 +93,8 @@ impl Pump {
             must_ask_again: false,
             refusing: None,
             client_ended: false,
-            errors: 0,
+            counters,
+            counted: 0,
         }
     }
 
@@ -90,7 +103,16 @@ impl Pump {
     /// # Cancel safety
     /// Dropping it loses nothing.
     pub(super) async fn run(&mut self, mut backend: Option<&mut Backend>, intent: Intent) -> Wake {
-        std::future::poll_fn(|cx| self.poll(backend.as_deref_mut(), intent, cx)).await
+        std::future::poll_fn(|cx| {
+            let wake = self.poll(backend.as_deref_mut(), intent, cx);
+            // Once per wake-up and not per request: clients share the counter's cache line.
+            let requests = self.dialogue.requests();
+            if requests > self.counted {
+                self.counters.add_requests(requests - std::mem::replace(&mut self.counted, requests));
+            }
+            wake
+        })
+        .await
     }
 
     fn poll(&mut self, mut backend: Option<&mut Backend>, intent: Intent, cx: &mut Context<'_>) -> Poll<Wake> {
@@ -192,7 +214,7 @@ impl Pump {
             let door = match (backend, &self.refusing) {
                 (Some(Backend { detached, .. }), _) if intent.leaving => Door::Leaving { detached: *detached },
                 (Some(Backend { detached, .. }), _) => Door::Open { detached: *detached },
-                (None, Some(reason)) => Door::Refuse(reason),
+                (None, Some(refusal)) => Door::Refuse(&refusal.reason),
                 (None, None) => Door::Shut,
             };
             match self.dialogue.step(&self.from_client[self.judged..], door).map_err(Wake::Protocol)? {
@@ -208,8 +230,10 @@ impl Pump {
                 }
                 Step::NeedBytes => {
                     // Whatever had come before the wait ended is refused; who asks from now on waits anew.
-                    self.refusing = None;
-                    break;
+                    match self.refusing.take() {
+                        Some(Refusal { closes: true, .. }) => return Err(Wake::Done),
+                        Some(_) | None => break,
+                    }
                 }
                 Step::WaitReplies => break,
                 Step::WaitServer if self.deliverable == 0 => return Err(Wake::NeedsServer),
@@ -250,7 +274,9 @@ impl Pump {
         if self.deliverable < self.to_client.len() {
             return;
         }
-        self.errors += u64::from(line.starts_with('-'));
+        if line.starts_with('-') {
+            self.counters.add_error();
+        }
         self.to_client.extend_from_slice(line.as_bytes());
         self.to_client.extend_from_slice(b"\r\n");
         self.framed = self.to_client.len();
@@ -277,13 +303,13 @@ impl Pump {
         }
     }
 
-    /// There is none, for too long: everything that was asked gets an error.
-    pub(super) fn refuse(&mut self, reason: &str) {
+    /// There is none, for too long or for good: everything that was asked gets an error.
+    pub(super) fn refuse(&mut self, reason: &str, closes: bool) {
         self.must_ask_again = false;
         for _ in 0..self.dialogue.fail_outstanding(reason) {
             self.say(&format!("-MASTERDOWN rbuddy: {reason}"));
         }
-        self.refusing = Some(reason.to_owned());
+        self.refusing = Some(Refusal { reason: reason.to_owned(), closes });
     }
 
     /// The connection will be closed: an error for each of the `due` replies.
@@ -301,11 +327,6 @@ impl Pump {
         if self.dialogue.errors_due() == 0 {
             self.say(&format!("-ERR Protocol error: {error}"));
         }
-    }
-
-    /// Errors that were given since the last call.
-    pub(super) fn take_errors(&mut self) -> u64 {
-        std::mem::take(&mut self.errors)
     }
 
     fn forget_half_replies(&mut self) {
