@@ -370,6 +370,40 @@ async fn what_is_not_resp_gets_an_error_and_is_closed() {
 }
 
 #[tokio::test]
+async fn a_request_that_its_server_rejects_half_way_ends_the_connection() {
+    let server = Server::replica(None, &[]).await;
+    let world = World::new(&[&server]).await;
+    world.assign(vec![server.active().await], None);
+    let mut client = world.client().await;
+    client.send(b"*2\r\n$4\r\nECHO\r\n$100000000\r\nSET a 1\r\n").await;
+    assert!(client.reply().await.expect("the server's own error").starts_with(b"-ERR Protocol error"));
+    assert_eq!(client.reply().await, None, "nobody knows where the next request would begin");
+}
+
+#[tokio::test]
+async fn clients_that_come_together_share_their_checks() {
+    let server = Server::replica(None, &[("a", "1")]).await;
+    let mut world = World::new(&[&server]).await;
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        let mut client = world.client().await;
+        client.say(&["GET", "a"]).await;
+        clients.push(client);
+    }
+    world.view_shows("all wait", |view| view.parked_now == 60).await;
+    let active = server.active().await;
+    assert_eq!(server.wire().await.ask(&["CONFIG", "RESETSTAT"]).await, "+OK\r\n");
+    world.assign(vec![active], None);
+    for client in &mut clients {
+        assert_eq!(client.reply().await.as_deref(), Some(&b"$1\r\n1\r\n"[..]));
+    }
+    let stats = server.wire().await.ask(&["INFO", "commandstats"]).await;
+    let asked = stats.lines().find_map(|line| line.strip_prefix("cmdstat_info:calls=")).expect("it was asked");
+    let asked: u32 = asked.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number");
+    assert!(asked <= 60, "{asked} INFOs, three a check, for 60 clients");
+}
+
+#[tokio::test]
 async fn a_client_that_closes_its_side_gets_its_replies() {
     let server = Server::replica(None, &[("a", "1")]).await;
     let world = World::new(&[&server]).await;

@@ -127,13 +127,9 @@ impl Client {
             Wake::NeedsServer if self.stopping => Next::End("rbuddy stops"),
             Wake::NeedsServer => self.acquire(cancel).await,
             Wake::Boundary if self.stopping => Next::End("rbuddy stops"),
-            Wake::Boundary => {
-                self.pump.dialogue.leave_server();
-                self.leave_server();
-                Next::GoOn
-            }
-            Wake::LeaveServer => {
-                self.leave_server();
+            Wake::Boundary | Wake::LeaveServer => {
+                self.pump.leave_server();
+                self.drop_backend();
                 Next::GoOn
             }
         }
@@ -173,7 +169,7 @@ impl Client {
     fn lose(&mut self, reason: &str) -> Next {
         let address = self.backend.as_ref().map(|backend| backend.address.to_string());
         debug!(address, reason, "replica lost");
-        self.leave_server();
+        self.drop_backend();
         let due = self.pump.dialogue.errors_due();
         match self.pump.lose_server() {
             Loss::Idle | Loss::AskAgain => Next::GoOn,
@@ -184,7 +180,7 @@ impl Client {
         }
     }
 
-    fn leave_server(&mut self) {
+    fn drop_backend(&mut self) {
         self.backend = None;
         self.leave_until = None;
     }

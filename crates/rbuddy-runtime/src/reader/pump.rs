@@ -286,14 +286,23 @@ impl Pump {
     /// The server is gone: what of its replies is whole stays the client's.
     pub(super) fn lose_server(&mut self) -> Loss {
         self.forget_half_replies();
+        self.forget_sent();
         let loss = self.dialogue.lose_server();
-        if loss == Loss::AskAgain {
-            self.from_client.advance(self.judged);
-            self.judged = 0;
-            self.must_ask_again = true;
-        }
-        self.again.clear();
+        self.must_ask_again = loss == Loss::AskAgain;
         loss
+    }
+
+    /// The server is left at a boundary.
+    pub(super) fn leave_server(&mut self) {
+        self.forget_sent();
+        self.dialogue.leave_server();
+    }
+
+    /// What was meant for a server must never reach another one by itself. Usually nothing is left of it, but a server may answer with an error
+    /// before it has read a whole request; the rest, read by the next server as if it began there, would be requests that nobody judged.
+    fn forget_sent(&mut self) {
+        self.from_client.advance(std::mem::take(&mut self.judged));
+        self.again.clear();
     }
 
     /// There is a server again.
