@@ -1,5 +1,6 @@
 use super::*;
 use crate::resp::encode;
+use crate::resp::request::{RequestLimits, parse};
 use proptest::prelude::*;
 
 const OPEN: Door<'static> = Door::Open { detached: false };
@@ -278,5 +279,53 @@ proptest! {
         prop_assert!(world.dialogue.is_at_boundary());
         prop_assert_eq!(world.dialogue.requests(), requests.len() as u64);
         prop_assert!(!world.sent.windows(3).any(|word| word == b"SET"));
+    }
+
+    /// Servers die between any two bytes, and each time the next one goes on: every request gets its own answer, once and in its place.
+    #[test]
+    fn answers_stay_in_place_however_often_servers_die(
+        requests in proptest::collection::vec(("[a-z]{1,8}", 0u8..4), 1..20),
+        piece in 1usize..40,
+        deaths in proptest::collection::vec(proptest::bool::weighted(0.2), 40),
+    ) {
+        let mut world = World::default();
+        let mut deaths = deaths.into_iter();
+        let mut answers: Vec<String> = Vec::new();
+        let bytes: Vec<u8> = requests
+            .iter()
+            .flat_map(|(key, kind)| encode::request(&[["GET", "SELECT", "DEL", "ECHO"][usize::from(*kind)], key.as_str()]))
+            .collect();
+        for piece in bytes.chunks(piece) {
+            world.input.extend_from_slice(piece);
+            loop {
+                let before = answers.len();
+                world.run(OPEN);
+                answers.append(&mut world.answers);
+                while let Some((arguments, used)) = parse(&world.sent, RequestLimits::SMALL).expect("whole requests") {
+                    let reply = [b"+", arguments[1].as_slice(), b"\r\n"].concat();
+                    if deaths.next() == Some(true) {
+                        world.server_replies(&reply[..reply.len() / 2]).expect("a part");
+                        // A request that was asked again too often ends the connection. Here that is the end of the case.
+                        if world.dialogue.lose_server() == Loss::Broken {
+                            return Ok(());
+                        }
+                        world.sent = world.dialogue.kept().to_vec();
+                        continue;
+                    }
+                    world.sent.drain(..used);
+                    world.server_replies(&reply).expect("an expected reply");
+                    answers.push(String::from_utf8_lossy(&arguments[1]).into_owned());
+                }
+                if before == answers.len() {
+                    break;
+                }
+            }
+        }
+        let expected: Vec<String> = requests
+            .iter()
+            .map(|(key, kind)| if *kind == 2 { "-READONLY You can't write against a read only replica.".to_owned() } else { key.clone() })
+            .collect();
+        prop_assert_eq!(answers, expected);
+        prop_assert!(world.dialogue.is_at_boundary());
     }
 }
