@@ -22,6 +22,7 @@ pub mod app;
 pub mod clock;
 pub mod control;
 pub mod handle;
+pub mod reader;
 pub mod relay;
 pub mod settings;
 pub mod webhook;
