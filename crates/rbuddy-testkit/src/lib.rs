@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod folder;
 mod process;
 mod readers;
 pub mod scenario;

@@ -1,5 +1,6 @@
 //! The `rbuddy` binary as a child process: started, asked, killed, started again. Its log goes to a file in the world's folder.
 
+use crate::report;
 use rbuddy_core::control::status::GroupStatus;
 use rbuddy_lab::server::{send_signal, tail};
 use rbuddy_lab::{LabError, wait_until};
@@ -119,11 +120,14 @@ impl Rbuddy {
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
+}
 
-    /// The last status seen, as JSON, and the end of the log: for a failed test.
-    pub fn story(&self) -> String {
-        let status = self.last_status.lock().unwrap_or_else(PoisonError::into_inner);
-        format!("--- last status seen\n{status}\n--- rbuddy's log\n{}", tail(&self.log, 200))
+impl Drop for Rbuddy {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let status = self.last_status.lock().unwrap_or_else(PoisonError::into_inner);
+            report(&format!("--- last status seen\n{status}"));
+        }
     }
 }
 

@@ -1,14 +1,14 @@
 //! A primary behind a link that can be broken, its replicas, rbuddy, and a receiver of webhooks: up and in `normal` when it is given to
-//! the test. When the test panics, everything that is known is printed and the folder with all logs stays.
+//! the test.
 
+use crate::folder::Folder;
 use crate::process::expect;
-use crate::{FAILOVER_WITHIN, GroupConfig, Rbuddy, SOON, report};
+use crate::{FAILOVER_WITHIN, GroupConfig, Rbuddy, SOON};
 use rbuddy_core::control::status::{GroupStatus, Phase, RoleName};
 use rbuddy_core::types::NodeAddress;
 use rbuddy_lab::{Binary, Dataset, FaultProxy, Port, Server, ServerOptions, WebhookReceiver, Writer, WriterOptions, wait_until};
 use std::path::PathBuf;
 use std::time::Duration;
-use tempfile::TempDir;
 
 /// What a world is made of.
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ pub struct World {
     /// `host:port` of its reader endpoint.
     pub reader: String,
     // Last, so that the servers are gone when it is removed. The relay's, reader's and API's ports stay reserved with it.
-    folder: Option<TempDir>,
+    folder: Folder,
     _ports: Vec<Port>,
 }
 
@@ -107,7 +107,7 @@ impl World {
 
     /// Builds one and waits until rbuddy answers, whatever it thinks of it.
     pub async fn start_unsettled(options: WorldOptions) -> World {
-        let folder = tempfile::Builder::new().prefix("rbuddy-test-").tempdir().expect("a temporary folder");
+        let folder = Folder::new();
         let default = expect(Binary::find());
         let primary_binary = options.primary.as_ref().unwrap_or(&default);
         let primary = expect(Server::start(primary_binary, folder.path().join("primary"), ServerOptions::default()).await);
@@ -139,12 +139,12 @@ impl World {
         std::fs::write(&path, config.toml()).expect("write the configuration");
         let rbuddy = Rbuddy::start(path, folder.path().join("rbuddy.log"), ports[0].address()).await;
         let reader = ports[2].address();
-        World { data: options.data, primary, link, replicas, webhook, rbuddy, reader, folder: Some(folder), _ports: ports }
+        World { data: options.data, primary, link, replicas, webhook, rbuddy, reader, folder, _ports: ports }
     }
 
     /// Where all logs and data are.
     pub fn folder(&self) -> PathBuf {
-        self.folder.as_ref().map(|folder| folder.path().to_owned()).unwrap_or_default()
+        self.folder.path().to_owned()
     }
 
     /// A moderate stream of writes to the primary, which the default backlog (1 MB) covers for several seconds.
@@ -204,21 +204,6 @@ impl World {
         let log = self.rbuddy.log();
         let errors: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
         assert!(errors.is_empty(), "logged at ERROR: {errors:#?}");
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
-        if let Some(folder) = self.folder.take() {
-            report(&format!("--- everything stays in {}", folder.keep().display()));
-        }
-        report(&self.rbuddy.story());
-        for (name, server) in std::iter::once(("primary", &self.primary)).chain(self.replicas.iter().map(|replica| ("replica", replica))) {
-            report(&format!("--- {name} {} ({})\n{}", server.address(), server.binary(), server.log_tail(40)));
-        }
     }
 }
 
