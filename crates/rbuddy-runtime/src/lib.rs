@@ -23,5 +23,6 @@ pub mod check;
 pub mod clock;
 pub mod control;
 pub mod handle;
+pub mod relay;
 pub mod settings;
 pub mod webhook;
