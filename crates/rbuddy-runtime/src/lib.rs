@@ -23,6 +23,7 @@ pub mod check;
 pub mod clock;
 pub mod control;
 pub mod handle;
+pub mod reader;
 pub mod relay;
 pub mod settings;
 pub mod webhook;
