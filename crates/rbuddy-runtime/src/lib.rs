@@ -8,6 +8,7 @@
 //! | [`api`] | the HTTP API |
 //! | [`handle`] | what the parts know of a running group |
 //! | [`admin`] | one connection to a server, for questions and orders |
+//! | [`check`] | proves before the start what `run` will need |
 //! | [`webhook`] | delivery of notifications |
 //! | [`control`] | drives core's controller: probes, commands to servers, the state file |
 //! | [`app`] | joins them by channels that carry core types |
@@ -19,6 +20,7 @@
 pub mod admin;
 pub mod api;
 pub mod app;
+pub mod check;
 pub mod clock;
 pub mod control;
 pub mod handle;
