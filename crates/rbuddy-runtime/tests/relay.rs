@@ -11,8 +11,6 @@ fn orders(start: Start, permits: &[(&Server, Permit)]) -> RelayOrders {
     RelayOrders {
         start: Some(start),
         permits: permits.iter().map(|(server, permit)| (server.address(), *permit)).collect(),
-        keep_snapshot: true,
-        keep_ended: true,
         ..RelayOrders::default()
     }
 }

@@ -15,13 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 fn orders(start: Start, replica: &NodeAddress, permit: Permit) -> RelayOrders {
-    RelayOrders {
-        start: Some(start),
-        permits: [(replica.clone(), permit)].into(),
-        keep_snapshot: true,
-        keep_ended: true,
-        ..RelayOrders::default()
-    }
+    RelayOrders { start: Some(start), permits: [(replica.clone(), permit)].into(), ..RelayOrders::default() }
 }
 
 fn streaming_id(view: &RelayView, address: &NodeAddress) -> Option<String> {

@@ -11,8 +11,7 @@ pub async fn run_alone(config: RelayConfig, cancel: CancellationToken) -> Result
     let relay = super::bind(RelayConfig { open: true, ..config }).await?;
     let mut view = relay.view();
     let start = if view.borrow().resumable.is_some() { Start::Resume } else { Start::Fresh };
-    let (orders, received) =
-        watch::channel(RelayOrders { start: Some(start), keep_snapshot: true, keep_ended: true, ..RelayOrders::default() });
+    let (orders, received) = watch::channel(RelayOrders { start: Some(start), ..RelayOrders::default() });
     let guide = async {
         loop {
             let next = guide(&view.borrow_and_update(), &orders.borrow());
@@ -48,7 +47,9 @@ fn guide(view: &RelayView, now: &RelayOrders) -> RelayOrders {
         }
         _ => true,
     };
-    let mut next = RelayOrders { keep_snapshot: needs_snapshot || is_in_use || is_worth_keeping, ..now.clone() };
+    let is_kept = needs_snapshot || is_in_use || is_worth_keeping;
+    let discard_snapshot = view.ready_snapshot().filter(|_| !is_kept).map(|snapshot| snapshot.dataset);
+    let mut next = RelayOrders { discard_snapshot, ..now.clone() };
     let is_asked_for = now.snapshot_request > view.snapshot_request_done;
     if needs_snapshot && view.snapshot.is_none() && !is_asked_for {
         next.snapshot_request = Some(now.snapshot_request.unwrap_or(0) + 1);

@@ -47,7 +47,8 @@ pub(super) struct Inner {
     /// Whose end the next PSYNC to the primary names.
     pub(super) candidate: Option<StretchKey>,
     keys_given: u64,
-    pub(super) keep_ended: bool,
+    /// Last positions of ended histories that the controller has no use for.
+    pub(super) discard_ended: BTreeSet<Position>,
     /// Last ACK sent upstream, in the live history.
     acked: Option<(StretchKey, Offset)>,
     pub(super) upstream: UpstreamView,
@@ -317,9 +318,11 @@ impl Inner {
     /// Drops ended histories that nobody needs.
     pub(super) fn prune(&mut self) {
         let stood_on: BTreeSet<StretchKey> = self.sessions.values().filter_map(|session| session.stretch).collect();
-        let (keep_ended, candidate) = (self.keep_ended, self.candidate);
-        self.stretches
-            .retain(|stretch| stretch.history.live || candidate == Some(stretch.key) || keep_ended || stood_on.contains(&stretch.key));
+        let (discard, candidate) = (&self.discard_ended, self.candidate);
+        self.stretches.retain(|stretch| {
+            let is_used = stretch.history.live || candidate == Some(stretch.key) || stood_on.contains(&stretch.key);
+            is_used || !discard.contains(&stretch.history.end_position())
+        });
         while self.stretches.len() > HISTORIES_MAX {
             let Some(oldest) = self.stretches.iter().position(|stretch| !stretch.history.live && candidate != Some(stretch.key)) else {
                 return;

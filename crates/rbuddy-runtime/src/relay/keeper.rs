@@ -1,4 +1,5 @@
-//! Carries out the orders that are about keeping: ended histories, the snapshot and its stream.
+//! Carries out the orders to discard: ended histories, the snapshot and its stream. Each order names what it means, so one that was given before the
+//! next snapshot began cannot remove that one.
 
 use super::hub::Hub;
 use super::spool;
@@ -6,42 +7,36 @@ use rbuddy_core::control::relay::RelayOrders;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Runs until cancelled.
 pub(super) async fn keep(hub: Arc<Hub>, mut orders: watch::Receiver<RelayOrders>, cancel: CancellationToken) {
     let mut view = hub.view.clone();
-    let mut unwanted_since: Option<Instant> = None;
     loop {
-        let (is_started, keep_snapshot, keep_ended) = {
+        let (discard_snapshot, discard_ended) = {
             let orders = orders.borrow_and_update();
-            (orders.start.is_some(), orders.keep_snapshot, orders.keep_ended)
+            (orders.discard_snapshot, orders.discard_ended.clone())
         };
-        let has_snapshot = {
+        let is_discarded = |dataset| Some(dataset) == discard_snapshot;
+        let removes_spool = {
             let mut inner = hub.lock();
-            if inner.keep_ended != keep_ended {
-                inner.keep_ended = keep_ended;
+            if inner.discard_ended != discard_ended {
+                inner.discard_ended = discard_ended;
                 inner.prune();
                 hub.changed.notify_one();
             }
-            inner.spool.is_some() || inner.arrival.as_ref().is_some_and(|arrival| arrival.failed.is_some())
+            if inner.arrival.take_if(|arrival| arrival.failed.is_some() && is_discarded(arrival.dataset)).is_some() {
+                hub.changed.notify_one();
+            }
+            inner.spool.as_ref().is_some_and(|(_, spool)| is_discarded(spool.dataset))
         };
-        unwanted_since = match unwanted_since {
-            _ if !is_started || keep_snapshot || !has_snapshot => None,
-            None => Some(Instant::now()),
-            known @ Some(_) => known,
-        };
-        if unwanted_since.is_some_and(|since| since.elapsed() >= GRACE) {
-            hub.update(|inner| inner.arrival.take_if(|arrival| arrival.failed.is_some()));
+        if removes_spool {
             spool::remove(&hub).await;
-            continue;
         }
-        let wake = unwanted_since.map_or(Instant::now() + IDLE, |since| since + GRACE);
         let changed = tokio::select! {
             changed = orders.changed() => changed,
             changed = view.changed() => changed,
-            () = tokio::time::sleep_until(wake) => Ok(()),
+            () = tokio::time::sleep(IDLE) => Ok(()),
             () = cancel.cancelled() => return,
         };
         if changed.is_err() {
@@ -50,7 +45,5 @@ pub(super) async fn keep(hub: Arc<Hub>, mut orders: watch::Receiver<RelayOrders>
     }
 }
 
-/// A small snapshot may be complete before whoever gives the orders has heard of it: they get this long to say that they want it.
-const GRACE: Duration = Duration::from_secs(10);
 /// Everything that matters wakes the task; this only bounds the wait.
 const IDLE: Duration = Duration::from_secs(60);

@@ -71,15 +71,16 @@ impl Snapshotter {
 
     /// Whether a snapshot is to be taken now.
     fn due(&mut self) -> Option<Reason> {
-        let (request, wanted) = {
+        let (request, discarded) = {
             let orders = self.orders.borrow_and_update();
-            (orders.snapshot_request, orders.keep_snapshot)
+            (orders.snapshot_request, orders.discard_snapshot)
         };
-        let (done, state, full_resyncs, is_lost) = {
+        let (done, state, full_resyncs, is_lost, wanted) = {
             let inner = self.hub.lock();
             let has_failed = inner.arrival.as_ref().is_some_and(|arrival| arrival.failed.is_some());
             let is_lost = has_failed || (self.is_lost && inner.spool.is_none());
-            (inner.request_done, inner.upstream.state, inner.upstream.full_resyncs, is_lost)
+            let wanted = inner.arrival.as_ref().is_none_or(|arrival| Some(arrival.dataset) != discarded);
+            (inner.request_done, inner.upstream.state, inner.upstream.full_resyncs, is_lost, wanted)
         };
         self.is_lost = is_lost;
         match request.filter(|request| done.is_none_or(|done| *request > done)) {
