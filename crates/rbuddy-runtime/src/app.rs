@@ -113,8 +113,7 @@ impl Group {
         let operations = mpsc::channel(OPERATIONS);
         let delivered = mpsc::channel(DELIVERED);
         let notify = settings.notify.clone();
-        let config =
-            DriverConfig { settings, file, clock, relay: relay.view(), operations: operations.1, delivered: delivered.1 };
+        let config = DriverConfig { settings, file, clock, relay: relay.view(), operations: operations.1, delivered: delivered.1 };
         let (driver, faces) = Driver::new(config)?;
         let handle = GroupHandle {
             name: name.clone(),

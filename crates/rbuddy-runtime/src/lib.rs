@@ -19,9 +19,12 @@
 
 pub mod admin;
 pub mod api;
+pub mod app;
 pub mod check;
 pub mod clock;
 pub mod control;
 pub mod handle;
+pub mod reader;
+pub mod relay;
 pub mod settings;
 pub mod webhook;

@@ -1,0 +1,201 @@
+//! A TCP proxy that breaks links on demand: between the relay and its primary, or anywhere else. It forwards bytes and knows
+//! nothing of what they mean.
+
+use crate::{LabError, Port};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// How long a connection to the target may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Bytes that are forwarded at a time; with a throttle also the granularity of its pauses.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+/// What the link does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// Forwards.
+    Pass,
+    /// Closed: connections are ended, new ones refused.
+    Cut,
+    /// Half-open: connections stay and are accepted, nothing goes through, in either direction.
+    Stalled,
+}
+
+/// A running proxy. Ends, with its connections, when dropped.
+#[derive(Debug)]
+pub struct FaultProxy {
+    shared: Arc<Shared>,
+    link: watch::Sender<Link>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    port: Port,
+    target: String,
+    link: watch::Receiver<Link>,
+    /// Bytes per second and direction of a connection; 0: as fast as it goes.
+    throttle: AtomicU64,
+}
+
+impl FaultProxy {
+    /// Forwards to `target` (`host:port`) from a port of its own.
+    pub fn start(target: impl Into<String>) -> Result<FaultProxy, LabError> {
+        let port = Port::reserve()?;
+        let listener = port.listen()?;
+        let (link, watched) = watch::channel(Link::Pass);
+        let shared = Arc::new(Shared { port, target: target.into(), link: watched, throttle: AtomicU64::new(0) });
+        let task = tokio::spawn(serve(listener, Arc::clone(&shared)));
+        Ok(FaultProxy { shared, link, task })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> String {
+        self.shared.port.address()
+    }
+
+    /// Changes what the link does, for old and new connections alike.
+    pub fn set(&self, link: Link) {
+        self.link.send_replace(link);
+    }
+
+    /// Lets at most this many bytes per second through, in each direction of each connection; `None`: as fast as it goes.
+    pub fn throttle(&self, bytes_per_second: Option<u64>) {
+        self.shared.throttle.store(bytes_per_second.unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let mut link = shared.link.clone();
+    let mut listener = Some(listener);
+    // Dropping the set ends all connections, and so does aborting this task.
+    let mut connections = JoinSet::new();
+    loop {
+        if *link.borrow_and_update() == Link::Cut {
+            listener = None;
+            connections.shutdown().await;
+        } else if listener.is_none() {
+            // The port is reserved: only a lack of file descriptors could refuse it, and then the next change tries again.
+            listener = shared.port.listen().ok();
+        }
+        tokio::select! {
+            accepted = accept(listener.as_ref()) => {
+                if let Ok(client) = accepted {
+                    connections.spawn(forward(client, Arc::clone(&shared)));
+                }
+            }
+            changed = link.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
+    match listener {
+        Some(listener) => Ok(listener.accept().await?.0),
+        None => std::future::pending().await,
+    }
+}
+
+/// One connection, until either side ends it.
+async fn forward(client: TcpStream, shared: Arc<Shared>) {
+    let Ok(Ok(server)) = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(&shared.target)).await else { return };
+    // What a segment carries should not depend on us.
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (client_in, client_out) = client.into_split();
+    let (server_in, server_out) = server.into_split();
+    // A half-closed connection is of no use to a replication link: the first end ends both directions.
+    tokio::select! {
+        _ = pump(client_in, server_out, &shared) => {}
+        _ = pump(server_in, client_out, &shared) => {}
+    }
+}
+
+async fn pump(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin, shared: &Shared) -> io::Result<()> {
+    let mut link = shared.link.clone();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let length = from.read(&mut chunk).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        let passes = link.wait_for(|link| *link == Link::Pass).await.map(drop);
+        passes.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        to.write_all(&chunk[..length]).await?;
+        let rate = shared.throttle.load(Ordering::Relaxed);
+        if let Some(pause_ms) = (length as u64 * 1000).checked_div(rate) {
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers every byte with the same byte.
+    async fn echo() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address").to_string();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.into_split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        address
+    }
+
+    async fn echoes(stream: &mut TcpStream, within_ms: u64) -> Option<io::Result<u8>> {
+        stream.write_all(b"x").await.ok()?;
+        tokio::time::timeout(Duration::from_millis(within_ms), stream.read_u8()).await.ok()
+    }
+
+    #[tokio::test]
+    async fn a_cut_ends_connections_and_refuses_new_ones_until_it_is_mended() {
+        let proxy = FaultProxy::start(echo().await).expect("a proxy");
+        let mut stream = TcpStream::connect(proxy.address()).await.expect("connect");
+        assert!(matches!(echoes(&mut stream, 5000).await, Some(Ok(b'x'))));
+        proxy.set(Link::Cut);
+        let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_u8()).await.expect("ends soon");
+        assert!(ended.is_err(), "a cut connection is over");
+        assert!(TcpStream::connect(proxy.address()).await.is_err(), "new ones are refused");
+        proxy.set(Link::Pass);
+        let again = crate::wait_until("the link", Duration::from_secs(5), async || {
+            TcpStream::connect(proxy.address()).await.map_err(|error| error.to_string())
+        });
+        assert!(matches!(echoes(&mut again.await.expect("mended"), 5000).await, Some(Ok(b'x'))));
+    }
+
+    #[tokio::test]
+    async fn a_stalled_link_stays_open_and_says_nothing() {
+        let proxy = FaultProxy::start(echo().await).expect("a proxy");
+        let mut stream = TcpStream::connect(proxy.address()).await.expect("connect");
+        assert!(matches!(echoes(&mut stream, 5000).await, Some(Ok(b'x'))));
+        proxy.set(Link::Stalled);
+        assert!(echoes(&mut stream, 200).await.is_none(), "nothing comes, and no end either");
+        let mut new = TcpStream::connect(proxy.address()).await.expect("still accepts");
+        assert!(echoes(&mut new, 200).await.is_none());
+        proxy.set(Link::Pass);
+        let late = tokio::time::timeout(Duration::from_secs(5), stream.read_u8()).await.expect("goes on");
+        assert!(matches!(late, Ok(b'x')), "what was on its way arrives");
+    }
+}

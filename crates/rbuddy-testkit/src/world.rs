@@ -1,0 +1,227 @@
+//! A primary behind a link that can be broken, its replicas, rbuddy, and a receiver of webhooks: up and in `normal` when it is given to
+//! the test.
+
+use crate::folder::Folder;
+use crate::process::expect;
+use crate::{FAILOVER_WITHIN, GroupConfig, Rbuddy, SOON};
+use rbuddy_core::control::status::{GroupStatus, Phase, RoleName};
+use rbuddy_core::types::NodeAddress;
+use rbuddy_lab::{Binary, Dataset, FaultProxy, Port, Server, ServerOptions, WebhookReceiver, Writer, WriterOptions, wait_until};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a world is made of.
+#[derive(Debug, Clone)]
+pub struct WorldOptions {
+    /// What the primary holds.
+    pub data: Dataset,
+    /// The primary's binary; `None`: the default one.
+    pub primary: Option<Binary>,
+    /// The replicas' binaries and further configuration, the first active one first.
+    pub replicas: Vec<(Option<Binary>, ServerOptions)>,
+    /// What the second and later replicas hold at the start.
+    pub others: Others,
+    /// How long readers have to leave the old active.
+    pub drain: &'static str,
+    /// When a silent primary counts as gone.
+    pub upstream_timeout: &'static str,
+    /// Where state and snapshots go; `None`: the world's folder.
+    pub state_dir: Option<PathBuf>,
+    /// Further lines of the group's configuration.
+    pub extra: Vec<String>,
+}
+
+/// What the second and later replicas hold at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// Nothing: rbuddy may use them at once.
+    Nothing,
+    /// The primary's dataset: they follow it, as on the first day of a running set-up.
+    TheDataset,
+    /// Keys that nobody knows.
+    ForeignKeys,
+}
+
+/// A running world.
+#[derive(Debug)]
+pub struct World {
+    /// What the primary was loaded with.
+    pub data: Dataset,
+    /// The primary. Loading data, killing and restarting it go here.
+    pub primary: Server,
+    /// The link to the primary, for rbuddy and at the start for the replicas. Breaking it goes here.
+    pub link: FaultProxy,
+    /// The replicas.
+    pub replicas: Vec<Server>,
+    /// The receiver that the configuration names.
+    pub webhook: WebhookReceiver,
+    /// The process under test.
+    pub rbuddy: Rbuddy,
+    /// `host:port` of its reader endpoint.
+    pub reader: String,
+    // Last, so that the servers are gone when it is removed. The relay's, reader's and API's ports stay reserved with it.
+    folder: Folder,
+    _ports: Vec<Port>,
+}
+
+impl WorldOptions {
+    /// A primary with `keys` keys, an active with the same, an empty standby.
+    pub fn of(keys: u64) -> WorldOptions {
+        WorldOptions {
+            data: Dataset::of(keys),
+            primary: None,
+            replicas: vec![(None, ServerOptions::default()), (None, ServerOptions::default())],
+            others: Others::Nothing,
+            drain: "1s",
+            upstream_timeout: "30s",
+            state_dir: None,
+            extra: Vec::new(),
+        }
+    }
+
+    /// Everything with this binary.
+    #[must_use]
+    pub fn all(mut self, binary: &Binary) -> WorldOptions {
+        self.primary = Some(binary.clone());
+        self.replicas.iter_mut().for_each(|(replica, _)| *replica = Some(binary.clone()));
+        self
+    }
+
+    /// Replicas load slowly: this many microseconds for each key. It makes the phase long enough to break something in it.
+    #[must_use]
+    pub fn slow_to_load(mut self, key_micros: u32) -> WorldOptions {
+        let slow = |options: ServerOptions| options.with("key-load-delay", key_micros.to_string());
+        self.replicas = self.replicas.into_iter().map(|(binary, options)| (binary, slow(options))).collect();
+        self
+    }
+}
+
+impl World {
+    /// Builds one and waits until it is in `normal`.
+    pub async fn start(options: WorldOptions) -> World {
+        let world = World::start_unsettled(options).await;
+        let settled = |status: &GroupStatus| status.phase == Phase::Normal && !status.active.is_empty() && !status.standby.is_empty();
+        world.rbuddy.wait_for("a settled start", FAILOVER_WITHIN, settled).await;
+        world
+    }
+
+    /// Builds one and waits until rbuddy answers, whatever it thinks of it.
+    pub async fn start_unsettled(options: WorldOptions) -> World {
+        let folder = Folder::new();
+        let default = expect(Binary::find());
+        let primary_binary = options.primary.as_ref().unwrap_or(&default);
+        let primary = expect(Server::start(primary_binary, folder.path().join("primary"), ServerOptions::default()).await);
+        expect(options.data.load(&primary).await);
+        let link = expect(FaultProxy::start(primary.address()));
+        let mut replicas = Vec::new();
+        for (number, (binary, server)) in options.replicas.iter().enumerate() {
+            let others = if number == 0 { Others::TheDataset } else { options.others };
+            let place = folder.path().join(format!("replica-{}", number + 1));
+            replicas.push(start_replica(binary.as_ref().unwrap_or(&default), place, server.clone(), others, &link).await);
+        }
+        let webhook = expect(WebhookReceiver::start());
+        let ports: Vec<Port> = (0..3).map(|_| expect(Port::reserve())).collect();
+        let state_dir = options.state_dir.clone().unwrap_or_else(|| folder.path().join("state"));
+        let config = GroupConfig {
+            state_dir: state_dir.display().to_string(),
+            api: ports[0].address(),
+            primary: format!("redis://{}", link.address()),
+            replicas: replicas.iter().map(Server::url).collect(),
+            relay: ports[1].address(),
+            backlog: "64MiB".to_owned(),
+            upstream_timeout: options.upstream_timeout.to_owned(),
+            reader: ports[2].address(),
+            drain: options.drain.to_owned(),
+            notify: vec![webhook.url()],
+            extra: options.extra.clone(),
+        };
+        let path = folder.path().join("rbuddy.toml");
+        std::fs::write(&path, config.toml()).expect("write the configuration");
+        let rbuddy = Rbuddy::start(path, folder.path().join("rbuddy.log"), ports[0].address()).await;
+        let reader = ports[2].address();
+        World { data: options.data, primary, link, replicas, webhook, rbuddy, reader, folder, _ports: ports }
+    }
+
+    /// Where all logs and data are.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// A moderate stream of writes to the primary, which the default backlog (1 MB) covers for several seconds.
+    pub fn writer(&self) -> Writer {
+        Writer::start(self.primary.address(), WriterOptions { writes_per_second: 500, value_bytes: 50 })
+    }
+
+    /// The status now.
+    pub async fn status(&self) -> GroupStatus {
+        self.rbuddy.status().await.unwrap_or_else(|error| panic!("status: {error}"))
+    }
+
+    /// Waits for a phase.
+    pub async fn phase(&self, phase: Phase, within: Duration) -> GroupStatus {
+        self.rbuddy.wait_for(&format!("phase {phase}"), within, |status| status.phase == phase).await
+    }
+
+    /// Waits until this generation is served and everything has come to rest.
+    pub async fn at_rest_in(&self, generation: u64, within: Duration) -> GroupStatus {
+        let what = format!("generation {generation} at rest");
+        let at_rest = |status: &GroupStatus| {
+            status.phase == Phase::Normal && status.generation.0 == generation && status.draining.is_empty() && !status.standby.is_empty()
+        };
+        self.rbuddy.wait_for(&what, within, at_rest).await
+    }
+
+    /// The server behind an address of the status.
+    pub fn server(&self, address: &NodeAddress) -> &Server {
+        let found = self.replicas.iter().find(|server| server.address() == address.to_string());
+        found.unwrap_or_else(|| panic!("{address} is none of our replicas"))
+    }
+
+    /// Its number, for what needs to change it: `world.replicas[number]`.
+    pub fn number_of(&self, role: RoleName, status: &GroupStatus) -> usize {
+        let replica = status.replicas.iter().position(|replica| replica.role == role);
+        replica.unwrap_or_else(|| panic!("no replica is {role}: {:?}", status.replicas))
+    }
+
+    /// Waits until every active is equal to the primary, by digest. Nobody may write meanwhile.
+    pub async fn actives_equal_the_primary(&self) {
+        let wanted = expect(self.primary.digest().await);
+        let equal = wait_until("actives equal to the primary", SOON, async || {
+            let status = self.rbuddy.status().await?;
+            for address in &status.active {
+                let found = self.server(address).digest().await.map_err(|error| error.to_string())?;
+                if found != wanted {
+                    return Err(format!("{address} has {found}, the primary {wanted}"));
+                }
+            }
+            if status.active.is_empty() { Err("no active".to_owned()) } else { Ok(()) }
+        });
+        expect(equal.await);
+    }
+
+    /// Nothing that a human must look at was logged.
+    pub fn logged_no_error(&self) {
+        let log = self.rbuddy.log();
+        let errors: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
+        assert!(errors.is_empty(), "logged at ERROR: {errors:#?}");
+    }
+}
+
+async fn start_replica(binary: &Binary, folder: PathBuf, options: ServerOptions, others: Others, link: &FaultProxy) -> Server {
+    let server = expect(Server::start(binary, folder, options).await);
+    match others {
+        Others::Nothing => {}
+        Others::ForeignKeys => expect(Dataset { version: 77, ..Dataset::of(10) }.load(&server).await),
+        Others::TheDataset => {
+            let address = link.address();
+            let port = address.rsplit(':').next().unwrap_or_default();
+            expect(server.command(&["REPLICAOF", "127.0.0.1", port]).await);
+            let follows = wait_until("the replica to follow its primary", FAILOVER_WITHIN, async || {
+                let info = server.info("replication").await.map_err(|error| error.to_string())?;
+                if info.get("master_link_status").is_some_and(|link| link == "up") { Ok(()) } else { Err(format!("{info:?}")) }
+            });
+            expect(follows.await);
+        }
+    }
+    server
+}

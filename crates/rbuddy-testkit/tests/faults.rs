@@ -1,0 +1,155 @@
+//! Something else breaks in the middle of a failover: the active is untouched, the status is clear, retries are bounded, and it goes on when the
+//! cause is gone. (Scenario 6.)
+
+use rbuddy_core::control::status::{GroupStatus, Phase, RoleName};
+use rbuddy_lab::webhook::Manners;
+use rbuddy_lab::{Data, Dataset, Link, wait_until};
+use rbuddy_testkit::scenario::rdb_of;
+use rbuddy_testkit::{AllReaders, FAILOVER_WITHIN, SOON, World, WorldOptions, skip};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+const KEYS: u64 = 20_000;
+/// With [`KEYS`]: three seconds of loading.
+const KEY_LOAD_MICROS: u32 = 150;
+
+/// A primary that is back with another history, a standby that loads slowly, and is loading now. Gives the standby's number.
+async fn standby_loads() -> (World, AllReaders, u64, usize) {
+    let mut world = World::start(WorldOptions::of(KEYS).slow_to_load(KEY_LOAD_MICROS)).await;
+    let status = world.status().await;
+    let standby = world.number_of(RoleName::Standby, &status);
+    let rdb = rdb_of(&world, &world.data.newer()).await;
+    let readers = AllReaders::start(&world).await;
+    readers.go_on(300, SOON).await;
+    world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
+    let loads = |status: &GroupStatus| status.phase == Phase::SyncingStandby && status.replicas[standby].loading;
+    world.rbuddy.wait_for("a loading standby", FAILOVER_WITHIN, loads).await;
+    (world, readers, status.generation.0, standby)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standby_that_dies_while_loading_is_filled_again_when_it_is_back() {
+    let (mut world, readers, generation, standby) = standby_loads().await;
+    world.replicas[standby].kill().await.expect("kill the standby");
+    let gone = |status: &GroupStatus| !status.replicas[standby].reachable && status.replicas[standby].note.is_some();
+    let status = world.rbuddy.wait_for("a word about the dead standby", SOON, gone).await;
+    assert_eq!(status.generation.0, generation);
+    readers.go_on(1000, SOON).await;
+    world.replicas[standby].restart(Data::Nothing).await.expect("restart the standby");
+    readers.have_read(world.data.version + 1, FAILOVER_WITHIN).await;
+    world.at_rest_in(generation + 1, FAILOVER_WITHIN).await;
+    readers.noticed_nothing().await;
+    world.actives_equal_the_primary().await;
+    assert_eq!(world.primary.full_resyncs().await.expect("info"), 1, "the spool is good for a second try");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standby_that_hangs_while_loading_is_promoted_when_it_goes_on() {
+    let (world, readers, generation, standby) = standby_loads().await;
+    world.replicas[standby].freeze().await.expect("freeze the standby");
+    let silent = |status: &GroupStatus| !status.replicas[standby].reachable;
+    let status = world.rbuddy.wait_for("a word about the silent standby", SOON, silent).await;
+    assert_eq!(status.generation.0, generation);
+    readers.go_on(1000, SOON).await;
+    world.replicas[standby].thaw().await.expect("thaw the standby");
+    readers.have_read(world.data.version + 1, FAILOVER_WITHIN).await;
+    world.at_rest_in(generation + 1, FAILOVER_WITHIN).await;
+    readers.noticed_nothing().await;
+    world.actives_equal_the_primary().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webhook_receiver_that_hangs_delays_nothing_and_is_told_later() {
+    let mut world = World::start(WorldOptions::of(KEYS)).await;
+    let generation = world.status().await.generation.0;
+    let told_before = world.webhook.received().len();
+    let rdb = rdb_of(&world, &world.data.newer()).await;
+    world.webhook.set(Manners::Hangs);
+    world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
+    let status = world.at_rest_in(generation + 1, FAILOVER_WITHIN).await;
+    assert_eq!(status.undelivered.len(), 1, "{:?}", status.undelivered);
+    assert_eq!(world.webhook.received().len(), told_before);
+    world.webhook.set(Manners::Answers);
+    world.rbuddy.wait_for("nothing undelivered", FAILOVER_WITHIN, |status| status.undelivered.is_empty()).await;
+    let last = world.webhook.received().pop().expect("it was told");
+    assert_eq!(last.active, status.active.first().map(ToString::to_string));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_open_link_is_noticed_and_costs_no_full_resync() {
+    let options = WorldOptions { upstream_timeout: "3s", ..WorldOptions::of(KEYS) };
+    let world = World::start(options).await;
+    // The primary pings more often than the timeout, as an operator who lowers it must make it do.
+    world.primary.command(&["CONFIG", "SET", "repl-ping-replica-period", "1"]).await.expect("config");
+    let before = world.status().await;
+    let paid = world.primary.full_resyncs().await.expect("info");
+    let readers = AllReaders::start(&world).await;
+    readers.go_on(300, SOON).await;
+    world.link.set(Link::Stalled);
+    world.phase(Phase::Disconnected, SOON).await;
+    readers.go_on(1000, SOON).await;
+    world.link.set(Link::Pass);
+    let after = world.at_rest_in(before.generation.0, SOON).await;
+    assert!(after.upstream.partial_resyncs > before.upstream.partial_resyncs);
+    readers.noticed_nothing().await;
+    world.actives_equal_the_primary().await;
+    assert_eq!(world.primary.full_resyncs().await.expect("info"), paid);
+}
+
+/// A small file system of its own; unmounted when dropped.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    fn mount(megabytes: u32) -> Option<Tmpfs> {
+        let place = tempfile::tempdir().expect("a folder");
+        let options = format!("size={megabytes}m");
+        mount(&["-t", "tmpfs", "-o", &options, "rbuddy-test"], place.path()).then_some(Tmpfs(place))
+    }
+
+    fn grow(&self, megabytes: u32) {
+        assert!(mount(&["-o", &format!("remount,size={megabytes}m")], self.0.path()), "remount");
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // Lazily: a process that the failed test left behind must not keep it.
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+fn mount(arguments: &[&str], place: &Path) -> bool {
+    Command::new("mount").args(arguments).arg(place).output().is_ok_and(|output| output.status.success())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_disk_keeps_the_old_data_served_until_there_is_room() {
+    let Some(disk) = Tmpfs::mount(8) else { return skip("mounting a small tmpfs needs root") };
+    let data = Dataset { value_bytes: 1000, ..Dataset::of(KEYS) };
+    let state_dir = Some(disk.0.path().to_owned());
+    let mut world = World::start(WorldOptions { data, state_dir, ..WorldOptions::of(KEYS) }).await;
+    let before = world.status().await;
+    let rdb = rdb_of(&world, &world.data.newer()).await;
+    let readers = AllReaders::start(&world).await;
+    readers.go_on(300, SOON).await;
+    world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
+    let says_why = wait_until("the status to name the full disk", FAILOVER_WITHIN, async || {
+        let status = world.rbuddy.status().await?;
+        let text = format!("{} {:?} {:?}", status.explanation, status.snapshot, status.upstream.last_error).to_lowercase();
+        if text.contains("no space") || text.contains("disk") { Ok(status) } else { Err(text) }
+    });
+    let status = says_why.await.expect("it says why");
+    assert_eq!(status.active, before.active);
+    // Twenty reads take much longer than a retry without a back-off would.
+    readers.go_on(4000, SOON).await;
+    let tries = world.primary.full_resyncs().await.expect("info");
+    assert!(tries <= 6, "{tries} snapshots were taken without room for them");
+    disk.grow(200);
+    readers.have_read(world.data.version + 1, Duration::from_secs(90)).await;
+    world.at_rest_in(before.generation.0 + 1, FAILOVER_WITHIN).await;
+    readers.noticed_nothing().await;
+    world.actives_equal_the_primary().await;
+    // The world, and with it rbuddy, must be gone before the disk is.
+    drop(world);
+}
