@@ -29,6 +29,8 @@ pub(super) struct Hub {
     pub(super) moved: AtomicBool,
     /// The lowest required ACK may have moved.
     pub(super) acked: Notify,
+    /// Stream has reached the disk.
+    pub(super) written: Notify,
     /// What is published.
     pub(super) view: watch::Receiver<RelayView>,
     /// Cancelled when the relay is to end.
@@ -118,6 +120,7 @@ impl Hub {
             changed: Notify::new(),
             moved: AtomicBool::new(false),
             acked: Notify::new(),
+            written: Notify::new(),
             view,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),

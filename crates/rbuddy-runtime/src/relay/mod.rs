@@ -9,7 +9,7 @@
 //! | `link` | dialling, handshake, lines: what both connections to the primary share |
 //! | `snapshotter` | snapshots on demand over a second connection |
 //! | `spool` | receiving a snapshot: to disk, checked, then offered |
-//! | `stream_writer` | the stream behind a snapshot, on disk |
+//! | `stream_writer`, `disk_pace` | the stream behind a snapshot, on disk; how far a burst may wait for it |
 //! | `listener`, `roster` | connections from below: handshake, which replica it is |
 //! | `session`, `stream_session`, `plan` | one replica: hold, seed, stream |
 //! | `hub`, `stretch`, `ring`, `view` | what all share: histories and their bytes, sessions; what is published of it |
@@ -19,6 +19,7 @@
 
 mod alone;
 mod backoff;
+mod disk_pace;
 mod files;
 mod hub;
 mod keeper;

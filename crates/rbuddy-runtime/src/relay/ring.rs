@@ -1,6 +1,7 @@
 //! The newest bytes of a stream, in memory, in blocks that sessions share without copying.
 //!
-//! Promises: memory is bounded by the capacity and one block; what is kept has no gap. Not here: locks, disks, who reads.
+//! Promises: what is kept has no gap; memory is bounded by the capacity and one block, and while the disk has yet to catch up by twice that. Not here: locks,
+//! disks, who reads.
 
 use bytes::Bytes;
 use rbuddy_core::types::Offset;
@@ -34,8 +35,9 @@ impl Ring {
         self.start.advance((self.blocks.len() * BLOCK_BYTES + self.filling.len()) as u64)
     }
 
-    /// Adds to the end and drops from the start what exceeds the capacity.
-    pub(super) fn append(&mut self, mut bytes: &[u8]) {
+    /// Adds to the end and drops from the start what exceeds the capacity. What lies behind `needed_from` is still to be written to disk: it is
+    /// dropped only when the capacity is exceeded twice.
+    pub(super) fn append(&mut self, mut bytes: &[u8], needed_from: Option<Offset>) {
         while !bytes.is_empty() {
             let count = bytes.len().min(BLOCK_BYTES - self.filling.len());
             self.filling.extend_from_slice(&bytes[..count]);
@@ -44,10 +46,16 @@ impl Ring {
                 let full = std::mem::replace(&mut self.filling, Vec::with_capacity(BLOCK_BYTES));
                 self.blocks.push_back(Bytes::from(full));
             }
-            while (self.blocks.len() * BLOCK_BYTES) as u64 > self.capacity && self.blocks.pop_front().is_some() {
+            while self.is_oldest_too_much(needed_from) && self.blocks.pop_front().is_some() {
                 self.start = self.start.advance(BLOCK_BYTES as u64);
             }
         }
+    }
+
+    fn is_oldest_too_much(&self, needed_from: Option<Offset>) -> bool {
+        let kept = (self.blocks.len() * BLOCK_BYTES) as u64;
+        let is_needed = needed_from.is_some_and(|from| from < self.start.advance(BLOCK_BYTES as u64));
+        kept > if is_needed { self.capacity.saturating_mul(2) } else { self.capacity }
     }
 
     /// Bytes behind `from`, as many as lie together; empty at the end. `None` if they are no longer kept, or never were.
@@ -96,7 +104,7 @@ mod tests {
         let mut number = 1000;
         for size in [1, 14, BLOCK_BYTES, BLOCK_BYTES - 1, 5 * BLOCK_BYTES + 7, 100].into_iter().cycle().take(30) {
             let bytes: Vec<u8> = (number..number + size as u64).map(byte).collect();
-            ring.append(&bytes);
+            ring.append(&bytes, None);
             number += size as u64;
             assert_eq!(ring.end(), at(number));
             for from in [ring.start().get(), ring.start().get() + 1, number - 1, number] {
@@ -107,5 +115,18 @@ mod tests {
             assert_eq!(ring.read(at(number + 1)), None);
         }
         assert_eq!(ring.read(at(ring.start().get() - 1)), None, "what was dropped is not there");
+    }
+
+    #[test]
+    fn what_the_disk_has_not_got_yet_is_kept_within_bounds() {
+        let capacity = 2 * BLOCK_BYTES as u64;
+        let mut ring = Ring::new(at(0), capacity);
+        let block = vec![7; BLOCK_BYTES];
+        (0..4).for_each(|_| ring.append(&block, Some(at(10))));
+        assert_eq!(ring.start(), at(0));
+        ring.append(&block, Some(at(10)));
+        assert_eq!(ring.start(), at(BLOCK_BYTES as u64), "a disk that stands still is not waited for");
+        ring.append(&block, Some(ring.end()));
+        assert_eq!(ring.end().get() - ring.start().get(), capacity, "a disk that caught up needs nothing");
     }
 }

@@ -9,25 +9,32 @@ use super::stretch::StretchKey;
 use bytes::Bytes;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::time::MissedTickBehavior;
 
 /// Runs until the file is not held any more, cannot be written, or the relay ends; then the file has all that arrived.
 pub(super) async fn run(hub: Arc<Hub>, key: StretchKey, file: Weak<StreamFile>) {
-    // Many small pieces are written at once; what a kill loses of this the primary still has.
-    let mut ticks = tokio::time::interval(WRITE_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let Some(mut end) = hub.subscribe(key) else { return };
     loop {
-        let is_last = tokio::select! {
-            _ = ticks.tick() => false,
-            () = hub.stopping.cancelled() => true,
-        };
+        let is_last = hub.stopping.is_cancelled();
         let Some(file) = file.upgrade() else { return };
         if let Err(reason) = catch_up(&hub, key, &file).await {
-            give_up(&hub, &file, reason).await;
+            give_up(&hub, key, &file, reason).await;
             return;
         }
+        let written = file.written();
+        drop(file);
         if is_last {
             return;
+        }
+        // Small pieces are gathered for a moment (what a kill loses of them the primary still has); a burst is not, as memory may overrun.
+        let gathered = async {
+            end.changed().await?;
+            let much = tokio::time::timeout(GATHER_MAX, end.wait_for(|end| written.bytes_behind(*end) >= Some(MUCH_BYTES))).await;
+            much.map_or(Ok(()), |reached| reached.map(drop))
+        };
+        tokio::select! {
+            // The history was dropped: nothing more will come of it.
+            gathered = gathered => if gathered.is_err() { return },
+            () = hub.stopping.cancelled() => {}
         }
     }
 }
@@ -60,24 +67,26 @@ async fn catch_up(hub: &Hub, key: StretchKey, file: &Arc<StreamFile>) -> Result<
                 stretch.refresh_oldest();
             }
         });
+        hub.written.notify_one();
     }
 }
 
 /// The snapshot is of no use without its stream: it is removed, and the state says why.
-async fn give_up(hub: &Hub, file: &Arc<StreamFile>, reason: String) {
+async fn give_up(hub: &Hub, key: StretchKey, file: &Arc<StreamFile>, reason: String) {
     tracing::warn!(group = %hub.config.group, reason, "snapshot given up: its stream cannot be kept");
     let was_current = hub.update(|inner| {
         // Told under the lock: a snapshot is installed under it too, and only if its stream still grows.
         file.give_up();
-        let Some((key, spool)) = inner.spool.take_if(|(_, spool)| Arc::ptr_eq(&spool.stream, file)) else { return false };
-        spool.keep(false);
-        let progress = Arc::new(Progress::default());
-        inner.arrival = Some(Arrival { dataset: spool.dataset, progress, failed: Some(reason) });
         if let Some(stretch) = inner.stretch_mut(key) {
             stretch.detach(file);
         }
+        let Some((_, spool)) = inner.spool.take_if(|(_, spool)| Arc::ptr_eq(&spool.stream, file)) else { return false };
+        spool.keep(false);
+        let progress = Arc::new(Progress::default());
+        inner.arrival = Some(Arrival { dataset: spool.dataset, progress, failed: Some(reason) });
         true
     });
+    hub.written.notify_one();
     if was_current && let Err(error) = hub.save(None).await {
         tracing::warn!(group = %hub.config.group, %error, "state of the relay not written");
     }
@@ -87,6 +96,7 @@ fn panicked(join: tokio::task::JoinError) -> FileError {
     FileError { verb: "write", path: std::path::PathBuf::new(), source: std::io::Error::other(join) }
 }
 
-const WRITE_EVERY: Duration = Duration::from_millis(20);
+const GATHER_MAX: Duration = Duration::from_millis(20);
+const MUCH_BYTES: u64 = 1 << 20;
 /// Blocks of the ring written at a time.
 const PIECES_MAX: usize = 64;

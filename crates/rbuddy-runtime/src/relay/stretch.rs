@@ -59,10 +59,20 @@ impl Stretch {
 
     /// Bytes from the primary.
     pub(super) fn append(&mut self, bytes: &[u8]) {
-        self.ring.append(bytes);
+        self.ring.append(bytes, self.written());
         self.history.end = self.ring.end();
         self.refresh_oldest();
         self.end.send_replace(self.history.end);
+    }
+
+    /// Up to where every file has the stream; `None` without any.
+    fn written(&self) -> Option<Offset> {
+        self.files.iter().filter_map(Weak::upgrade).map(|file| file.written()).min()
+    }
+
+    /// What the slowest file does not have yet.
+    pub(super) fn unwritten_bytes(&self) -> u64 {
+        self.written().and_then(|written| written.bytes_behind(self.history.end)).unwrap_or(0)
     }
 
     /// A file that will carry on the stream.

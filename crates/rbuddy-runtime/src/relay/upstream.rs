@@ -10,6 +10,7 @@
 //! demand ([`super::snapshotter`]), replicas.
 
 use super::backoff::Backoff;
+use super::disk_pace::DiskPace;
 use super::files::Spool;
 use super::hub::{Hub, history_at};
 use super::link::{Link, LinkError, Purpose};
@@ -202,11 +203,13 @@ impl Upstream {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_byte = Instant::now();
         let mut last_ack = None;
+        let mut disk_pace = DiskPace::new();
         loop {
             if !link.buffer.is_empty() {
                 hub.append(key, &link.buffer);
                 link.buffer.clear();
                 last_byte = Instant::now();
+                disk_pace.keep(&hub, key).await;
             }
             tokio::select! {
                 read = link.read() => read?,

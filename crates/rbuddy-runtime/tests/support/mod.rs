@@ -64,7 +64,9 @@ impl Server {
 
     pub(crate) async fn try_command(&self, words: &[&str]) -> Result<redis::Value, String> {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).map_err(|error| error.to_string())?;
-        let mut connection = client.get_multiplexed_async_connection().await.map_err(|error| error.to_string())?;
+        // The machine may be busy with other tests.
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE)).set_connection_timeout(Some(PATIENCE));
+        let mut connection = client.get_multiplexed_async_connection_with_config(&patient).await.map_err(|error| error.to_string())?;
         let mut command = redis::cmd(words[0]);
         words[1..].iter().for_each(|word| {
             command.arg(*word);
@@ -121,14 +123,15 @@ impl Drop for Server {
 
 fn spawn(port: u16, dir: PathBuf, extra: &[String]) -> Child {
     let binary = std::env::var("RBUDDY_TEST_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
-    Command::new(binary)
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "yes"])
-        .args(["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", "--dir"])
-        .arg(dir)
-        .args(extra)
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("redis-server starts")
+    let version = Command::new(&binary).arg("--version").output().expect("it tells its version");
+    let mut command = Command::new(binary);
+    // Before 7.0 DEBUG is always on, and the option is unknown.
+    if !String::from_utf8_lossy(&version.stdout).contains("v=6.") {
+        command.args(["--enable-debug-command", "yes"]);
+    }
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+    command.args(["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", "--dir"]).arg(dir);
+    command.args(extra).stdout(Stdio::null()).spawn().expect("the server starts")
 }
 
 fn free_port() -> u16 {
