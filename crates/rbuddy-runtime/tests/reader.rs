@@ -280,7 +280,7 @@ async fn a_restarted_server_gets_no_request_before_the_controller_says_so() {
 #[tokio::test]
 async fn a_replica_that_is_behind_or_loading_or_a_primary_is_not_read() {
     let server = Server::replica(None, &[("a", "1")]).await;
-    let world = World::with(&[&server], 100, Duration::from_millis(200)).await;
+    let world = World::with(&[&server], 100, Duration::ZERO).await;
     let good = server.active().await;
     let offset = server.info().await.offset.expect("INFO has it");
     let wrong = [
@@ -417,6 +417,17 @@ async fn a_client_that_closes_its_side_gets_its_replies() {
         .expect("in time")
         .expect("text");
     assert_eq!(replies, "$1\r\n1\r\n".repeat(2));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_while_it_waits_is_let_go() {
+    let server = Server::replica(None, &[]).await;
+    let mut world = World::with(&[&server], 100, LONG).await;
+    let mut client = world.client().await;
+    client.say(&["GET", "a"]).await;
+    world.view_shows("it waits", |view| view.parked_now == 1).await;
+    drop(client);
+    world.view_shows("it is gone", |view| view.clients == 0 && view.parked_now == 0).await;
 }
 
 #[tokio::test]

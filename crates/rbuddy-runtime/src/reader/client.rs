@@ -136,13 +136,19 @@ impl Client {
     }
 
     async fn acquire(&mut self, cancel: &CancellationToken) -> Next {
-        let patience = Instant::now() + self.shared.settings.park;
+        let patience = Instant::now() + self.shared.settings.park.max(ONE_ATTEMPT);
         let deadline = self.end_at.map_or(patience, |end| end.min(patience));
         let session = self.pump.dialogue.session();
         let acquired = tokio::select! {
-            // The next turn sees it too, and says so.
+            // The next turn sees it too, and does what is to be done.
             () = cancel.cancelled() => return Next::GoOn,
-            acquired = acquire(&self.shared, &mut self.assignments, session, &mut self.trail, deadline) => acquired,
+            () = self.pump.is_closed() => None,
+            acquired = acquire(&self.shared, &mut self.assignments, session, &mut self.trail, deadline) => Some(acquired),
+        };
+        let Some(acquired) = acquired else {
+            self.pump.client_ended();
+            self.end_at.get_or_insert_with(|| Instant::now() + LAST_REPLIES);
+            return Next::GoOn;
         };
         match acquired {
             Ok(backend) => {
@@ -217,6 +223,8 @@ const LOST: &str = "-MASTERDOWN rbuddy: the replica was lost in a state that ano
 const DRAINED: &str = "-MASTERDOWN rbuddy: the replica was left in a state that another cannot take over";
 const STOPPED: &str = "-MASTERDOWN rbuddy: the reader endpoint stops";
 
+/// Connecting and checking takes time even where nobody waits, so a shorter park (also none) still allows this.
+const ONE_ATTEMPT: Duration = Duration::from_millis(250);
 /// A client that is at no boundary by then is cut.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
 /// For the replies that are due to a client that has closed its side. Servers give it no time at all.

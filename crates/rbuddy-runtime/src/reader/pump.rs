@@ -312,6 +312,22 @@ impl Pump {
         }
     }
 
+    /// Ends when the client has closed its side and everything that it sent was read. For the time when the pump does not run.
+    ///
+    /// # Cancel safety
+    /// It only looks.
+    pub(super) async fn is_closed(&self) {
+        let has_ended = !self.client_ended && self.stream.peek(&mut [0]).await.is_ok_and(|peeked| peeked == 0);
+        if !has_ended {
+            std::future::pending().await
+        }
+    }
+
+    /// The client has closed its side: [`Pump::is_closed`] saw it.
+    pub(super) fn client_ended(&mut self) {
+        self.client_ended = true;
+    }
+
     /// There is none, for too long or for good: everything that was asked gets an error.
     pub(super) fn refuse(&mut self, reason: &str, closes: bool) {
         self.must_ask_again = false;
