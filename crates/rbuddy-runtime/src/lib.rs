@@ -6,6 +6,9 @@
 //! | [`relay`] | the replication relay: one connection up, N down, snapshot and backlog between |
 //! | [`reader`] | the reader endpoint |
 //! | [`api`] | the HTTP API |
+//! | [`handle`] | what the parts know of a running group |
+//! | [`admin`] | one connection to a server, for questions and orders |
+//! | [`check`] | proves before the start what `run` will need |
 //! | [`webhook`] | delivery of notifications |
 //! | [`control`] | drives core's controller: probes, commands to servers, the state file |
 //! | [`app`] | joins them by channels that carry core types |
@@ -14,4 +17,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
+pub mod api;
+pub mod app;
+pub mod check;
+pub mod clock;
+pub mod control;
+pub mod handle;
+pub mod reader;
+pub mod relay;
 pub mod settings;
+pub mod webhook;

@@ -44,6 +44,15 @@ pub struct GroupSettings {
     pub notify: Vec<NotifySettings>,
 }
 
+impl GroupSettings {
+    /// What replicas must say to the relay: its own `auth`, else the primary's credentials (so that replicas that followed the primary need no
+    /// change); `None` if neither is set.
+    pub fn relay_credentials(&self) -> Option<Credentials> {
+        let of_primary = || Some(Credentials { user: self.primary.user.clone(), password: self.primary.password.clone()? });
+        self.relay.auth.clone().or_else(of_primary)
+    }
+}
+
 /// A server and how to log in there.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
@@ -110,6 +119,16 @@ pub enum NotifyFormat {
     Json,
 }
 
+/// A URL as it may be shown: many receivers of webhooks put their key into the path, some into `user:password@`.
+pub fn shown_url(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let path = if path.len() > 1 { "/…" } else { path };
+    if scheme.is_empty() { format!("{host}{path}") } else { format!("{scheme}://{host}{path}") }
+}
+
 /// A text that never reaches a log.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -129,5 +148,17 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown_url;
+
+    #[test]
+    fn shown_urls_keep_no_secret() {
+        assert_eq!(shown_url("https://me:pw@hooks.example:1/T0/B1?k=2"), "https://hooks.example:1/…");
+        assert_eq!(shown_url("http://localhost:8002/"), "http://localhost:8002/");
+        assert_eq!(shown_url("http://localhost:8002?key=1"), "http://localhost:8002/…");
     }
 }

@@ -4,12 +4,37 @@
 //!
 //! | where | what |
 //! | --- | --- |
+//! | [`controller`] | the face: events in, outputs out, one pass over the situation per event |
+//! | [`event`], [`action`] | what it is told, what it wants done |
+//! | [`state`] | the state file |
+//! | `world` | what is seen right now |
+//! | `classify`, `start`, `failover`, `retire`, `reconcile`, `operate` | the steps of a pass |
+//! | [`guard`] | plausible? ours? |
+//! | [`invariant`] | what must hold after every event |
+//! | `publish`, `report` | orders, assignment, status: derived |
 //! | [`relay`] | what passes between controller and relay: orders down, a view up |
 //! | [`assignment`] | who may be read: what reader endpoint, API and webhooks follow |
 //! | [`settings`] | what the configuration says |
 //! | [`status`] | what people and tools are shown |
 
+pub mod action;
 pub mod assignment;
+mod classify;
+pub mod controller;
+pub mod event;
+mod failover;
+pub mod guard;
+pub mod invariant;
+mod operate;
+mod publish;
+mod reconcile;
 pub mod relay;
+mod report;
+mod retire;
 pub mod settings;
+mod start;
+pub mod state;
 pub mod status;
+mod world;
+
+pub use controller::Controller;

@@ -21,10 +21,11 @@ pub struct RelayOrders {
     pub required: BTreeSet<NodeAddress>,
     /// Take a fresh snapshot of the primary over a second connection. Each new number is one request.
     pub snapshot_request: Option<u64>,
-    /// Keep the snapshot file and the stream beside it. When false they are removed.
-    pub keep_snapshot: bool,
-    /// Keep histories that have ended: a replica stands on one.
-    pub keep_ended: bool,
+    /// This snapshot, and the stream kept beside it, is of no use any more. Named, so that an order that was given before the next snapshot began
+    /// cannot remove that one.
+    pub discard_snapshot: Option<DatasetId>,
+    /// The ended histories with these last positions: no replica stands on them any more.
+    pub discard_ended: BTreeSet<Position>,
 }
 
 /// How the relay begins with the primary.

@@ -3,7 +3,9 @@
 //! | where | what |
 //! | --- | --- |
 //! | [`request`] | one request, RESP array or inline, as its arguments |
+//! | [`frame`] | where requests and replies end, a piece at a time and without building values |
 //! | [`encode`] | building requests and replies |
 
 pub mod encode;
+pub mod frame;
 pub mod request;

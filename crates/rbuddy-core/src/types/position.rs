@@ -71,6 +71,9 @@ impl Offset {
 }
 
 impl NextByte {
+    /// Byte 0, which no stream has: what a request without a sound number asks for.
+    pub const NONE: NextByte = NextByte(0);
+
     /// What the asker has; `None` for a request of byte 0 or below, which no sound replica makes.
     pub fn have(self) -> Option<Offset> {
         self.0.checked_sub(1).map(Offset)

@@ -1,0 +1,170 @@
+//! Judging replicas: those that have no role yet, those that came back as another process, those that were refused and have changed.
+
+use super::action::StoryLevel;
+use super::controller::Controller;
+use super::guard;
+use super::relay::SessionState;
+use super::state::Role;
+use crate::info::{Role as ServerRole, ServerInfo};
+use crate::replication::psync::HoldReason;
+use crate::types::{NodeAddress, Position, Time};
+
+impl Controller {
+    pub(super) fn classify(&mut self) {
+        for replica in self.policy.replicas.clone() {
+            let Some(sight) = self.world.sight(&replica).filter(|sight| sight.is_answering()) else { continue };
+            let Some(info) = sight.info().cloned() else { continue };
+            match self.state.role(&replica).clone() {
+                Role::Unknown => self.classify_unknown(&replica, &info),
+                Role::Refused { .. } => self.look_again_at_refused(&replica, &info),
+                Role::Active => self.classify_active(&replica, &info),
+                Role::Standby => self.classify_standby(&replica, &info),
+                Role::Draining | Role::Emptying { .. } => {}
+            }
+        }
+    }
+
+    /// First sight. What holds keys of the group's history serves; what holds nothing is a standby; what holds anything else is left alone.
+    fn classify_unknown(&mut self, replica: &NodeAddress, info: &ServerInfo) {
+        let Some(primary) = self.world.primary.info().cloned() else { return };
+        if info.run_id.is_some() && info.run_id == primary.run_id {
+            return self.refuse(replica, "it is the primary itself: remove it from replicas".into());
+        }
+        if info.is_cluster {
+            return self.refuse(replica, "it runs in cluster mode, which rbuddy does not support".into());
+        }
+        // While a dataset is on its way, what it will hold is not known.
+        if info.is_loading || info.is_async_loading || info.is_sync_in_progress {
+            return;
+        }
+        self.record(replica).run_id = info.run_id;
+        if info.is_empty() {
+            return self.set_role(replica, Role::Standby, "it holds nothing");
+        }
+        let id_is_ours = info
+            .replid
+            .is_some_and(|id| primary.replid == Some(id) || (primary.replid2 == Some(id) && !id.is_none()) || self.state.knows(id));
+        match info.role {
+            Some(ServerRole::Slave) if id_is_ours => {
+                if let Some(position) = info.position() {
+                    self.state.record(crate::replication::history::History::starting_at(position, None).ids());
+                }
+                self.set_role(replica, Role::Active, &format!("it holds {} keys of the primary's history", info.keyspace.keys));
+                self.state.generation = self.state.generation.next();
+            }
+            Some(ServerRole::Slave | ServerRole::Master | ServerRole::Sentinel) | None => {
+                let reason = match guard::owned(info, primary.run_id, &self.state, false) {
+                    Err(reason) => reason,
+                    Ok(()) => format!("it is no replica but holds {} keys: `rbuddy adopt` it if rbuddy may empty it", info.keyspace.keys),
+                };
+                self.refuse(replica, reason);
+            }
+        }
+    }
+
+    fn refuse(&mut self, replica: &NodeAddress, reason: String) {
+        if !matches!(self.state.role(replica), Role::Refused { reason: known } if *known == reason) {
+            self.record(replica).role = Role::Refused { reason: reason.clone() };
+            self.story(StoryLevel::Warn, Some(replica), format!("refused, left alone: {reason}"));
+        }
+    }
+
+    /// An operator may have emptied it, or started another server there.
+    fn look_again_at_refused(&mut self, replica: &NodeAddress, info: &ServerInfo) {
+        let is_primary = info.run_id.is_some() && info.run_id == self.world.primary.run_id();
+        if info.is_empty() && !info.is_sync_in_progress && !is_primary && !info.is_cluster {
+            self.record(replica).run_id = info.run_id;
+            self.set_role(replica, Role::Standby, "it holds nothing any more");
+        }
+    }
+
+    /// A standby that took foreign keys (it restarted as a primary and somebody wrote to it) is not ours to empty.
+    fn classify_standby(&mut self, replica: &NodeAddress, info: &ServerInfo) {
+        if info.is_loading || info.is_sync_in_progress {
+            return;
+        }
+        let adopted = self.state.replicas.get(replica).is_some_and(|record| record.adopted);
+        if let Err(reason) = guard::owned(info, self.world.primary.run_id(), &self.state, adopted) {
+            return self.refuse(replica, reason);
+        }
+        if self.record(replica).run_id != info.run_id {
+            self.record(replica).run_id = info.run_id;
+            self.story(StoryLevel::Info, Some(replica), "standby restarted".into());
+        }
+    }
+
+    /// An active that is another process now serves again only when it stands at or past where it was.
+    fn classify_active(&mut self, replica: &NodeAddress, info: &ServerInfo) {
+        let known = self.state.replicas.get(replica).and_then(|record| record.run_id);
+        if info.run_id == known || info.is_loading {
+            return;
+        }
+        if let Err(reason) = guard::owned(info, self.world.primary.run_id(), &self.state, false) {
+            return self.refuse(replica, reason);
+        }
+        match self.comeback(replica, info) {
+            Comeback::Whole => {
+                self.record(replica).run_id = info.run_id;
+                self.story(StoryLevel::Info, Some(replica), "restarted, and has all that it served before: serves again".into());
+            }
+            Comeback::Lost(why) => {
+                self.record(replica).run_id = info.run_id;
+                self.set_role(replica, Role::Standby, &format!("restarted without what it served before ({why})"));
+            }
+            Comeback::Undecided => {}
+        }
+    }
+
+    fn comeback(&self, replica: &NodeAddress, info: &ServerInfo) -> Comeback {
+        if info.is_empty() && self.reference.is_some_and(|reference| reference.keyspace.keys > 0) {
+            return Comeback::Lost("it is empty");
+        }
+        let Some(session) = self.world.session(replica) else {
+            // Its configuration file may lead it elsewhere, or nowhere: `reconcile` brings it back behind the relay.
+            return Comeback::Undecided;
+        };
+        let position = self.world.position(replica);
+        let reached = match (self.served.get(replica), position) {
+            (None, Some(_)) => true,
+            (Some(served), Some(position)) => self.is_at_or_past(position, *served),
+            (_, None) => false,
+        };
+        match &session.state {
+            SessionState::Streaming { .. } if reached && self.has_fresh_sight(replica, session.since) => Comeback::Whole,
+            // At the end of its history, with all of it.
+            SessionState::Held(HoldReason::EndOfHistory { .. }) if reached => Comeback::Whole,
+            SessionState::Held(HoldReason::NeedsFullResync(_)) => Comeback::Lost("it is too far behind to continue"),
+            SessionState::Held(HoldReason::EndOfHistory { .. }) => Comeback::Lost("its history ended before where it was"),
+            SessionState::Held(
+                HoldReason::NotPermitted | HoldReason::NoSnapshot { .. } | HoldReason::UpstreamUnknown | HoldReason::Ahead { .. },
+            )
+            | SessionState::Streaming { .. }
+            | SessionState::Seeding { .. }
+            | SessionState::Loading { .. } => Comeback::Undecided,
+        }
+    }
+
+    /// Whether `position` is on the history of `served`, and not before it.
+    fn is_at_or_past(&self, position: Position, served: Position) -> bool {
+        let same_history = position.replid == served.replid
+            || self.world.relay.histories.iter().any(|history| {
+                let has = |id| history.ids().iter().any(|known| known.replid == id);
+                has(position.replid) && has(served.replid)
+            });
+        same_history && position.offset >= served.offset
+    }
+
+    /// It was looked at after `since`.
+    pub(super) fn has_fresh_sight(&self, replica: &NodeAddress, since: Time) -> bool {
+        self.world.sight(replica).is_some_and(|sight| sight.is_answering() && sight.answered_at.is_some_and(|at| at >= since))
+    }
+}
+
+enum Comeback {
+    /// It has all that it served before.
+    Whole,
+    /// It has not, and will not get it by itself.
+    Lost(&'static str),
+    /// Not known yet.
+    Undecided,
+}

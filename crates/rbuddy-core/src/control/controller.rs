@@ -1,0 +1,356 @@
+//! The controller of one group: `handle(now, event)`, then drain `poll_output()` until it gives a `Deadline`.
+//!
+//! It is level-triggered. Every event only updates what is seen ([`World`]); then one pass over the whole situation decides what is missing
+//! between what is and what should be. A crash at any moment therefore needs no recovery of its own: the roles are on disk, the rest is
+//! looked at again. Each step lives in a file of its own:
+//!
+//! | step | file |
+//! | --- | --- |
+//! | judge replicas that have no role, or came back as another process | `classify.rs` |
+//! | begin with the primary | `start.rs` |
+//! | seed a standby, promote it | `failover.rs` |
+//! | leave the old active, empty it | `retire.rs` |
+//! | bring servers' settings in line with their roles | `reconcile.rs` |
+//! | tell relay, readers and people | `publish.rs`, `report.rs` |
+//!
+//! Order of outputs: the state file first (a barrier), then what follows from it.
+
+use super::action::{Action, ActionId, Outcome, Output, ServerCommand, StoryLevel};
+use super::assignment::{Assignment, Notification};
+use super::event::{Event, Node};
+use super::invariant;
+use super::relay::{RelayOrders, Start};
+use super::settings::GroupPolicy;
+use super::state::{DurableState, Reference, ReplicaRecord, Role};
+use super::status::{Phase, Refusal};
+use super::world::World;
+use crate::types::{DatasetId, NodeAddress, Position, Time};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// The controller of one group.
+#[derive(Debug)]
+pub struct Controller {
+    pub(super) policy: GroupPolicy,
+    /// What must not be forgotten, as decided.
+    pub(super) state: DurableState,
+    /// The same, as it is on disk.
+    persisted: Option<DurableState>,
+    pub(super) world: World,
+    pub(super) started_at: Time,
+
+    /// What was last published.
+    pub(super) orders: RelayOrders,
+    pub(super) assignment: Option<Assignment>,
+    published_outbox: Option<Vec<Notification>>,
+
+    /// How the relay was told to begin.
+    pub(super) begin: Option<Start>,
+    /// Number of the last request for a fresh snapshot.
+    pub(super) snapshot_request: Option<u64>,
+    /// The standby that is being filled, and with what.
+    pub(super) seed: Option<Seed>,
+    /// A switch that an operator asked for.
+    pub(super) planned: Option<Planned>,
+    /// The dataset that a guard rejects.
+    pub(super) refusal: Option<Refusal>,
+    /// Since when too few actives serve.
+    pub(super) short_since: Option<Time>,
+    /// When readers must have left.
+    pub(super) drain_until: BTreeMap<NodeAddress, Time>,
+    /// Drained replicas whose clients were disconnected.
+    pub(super) disconnected: BTreeSet<NodeAddress>,
+    /// What actives hold, freshest; the state file has an older copy.
+    pub(super) reference: Option<Reference>,
+    /// Furthest position that was sent to each active.
+    pub(super) served: BTreeMap<NodeAddress, Position>,
+    /// What a reader must find at each active at least.
+    pub(super) floors: BTreeMap<NodeAddress, Position>,
+    /// The next snapshot request goes out then at the earliest.
+    pub(super) snapshot_not_before: Option<Time>,
+
+    pub(super) phase: Phase,
+    pub(super) explanation: String,
+    /// An invariant is broken: no automatic action any more.
+    pub(super) alarm: Option<String>,
+
+    in_flight: BTreeMap<NodeAddress, (ActionId, ServerCommand)>,
+    retries: BTreeMap<NodeAddress, Retry>,
+    next_action: u64,
+    /// Decided in this pass.
+    commands: Vec<(NodeAddress, ServerCommand)>,
+    stories: Vec<Action>,
+    replies: Vec<Action>,
+    outputs: VecDeque<Action>,
+    next_deadline: Time,
+}
+
+/// A standby on its way to become active.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Seed {
+    /// Which.
+    pub(super) replica: NodeAddress,
+    /// With what.
+    pub(super) dataset: DatasetId,
+    /// The snapshot went out to it and it was lost before it followed: so many times.
+    pub(super) attempts: u32,
+    /// The snapshot is going out, or has.
+    pub(super) has_begun: bool,
+    /// Not before.
+    pub(super) not_before: Time,
+}
+
+/// A switch that an operator asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Planned {
+    /// When.
+    pub(super) since: Time,
+    /// Whom readers leave.
+    pub(super) old: BTreeSet<NodeAddress>,
+    /// Since when the old actives' streams stand still.
+    pub(super) paused_since: Option<Time>,
+    /// Streams may be stopped again then, after an attempt that took too long.
+    pub(super) not_before: Time,
+}
+
+/// Back-off of commands to a replica that refuses them.
+#[derive(Debug, Clone, Default)]
+struct Retry {
+    failures: u32,
+    not_before: Time,
+    error: String,
+}
+
+impl Controller {
+    /// A controller that starts now, with the state file of its last run if there was one.
+    pub fn new(policy: GroupPolicy, state: Option<DurableState>, now: Time) -> Controller {
+        let persisted = state.clone();
+        let mut state = state.unwrap_or_else(|| DurableState::new(policy.group.clone()));
+        // Replicas that left the configuration are forgotten: rbuddy has no business with them any more.
+        state.replicas.retain(|address, _| policy.replicas.contains(address));
+        state.outbox.iter_mut().for_each(|notification| notification.pending.retain(|url| policy.notify.contains(url)));
+        state.outbox.retain(|notification| !notification.pending.is_empty());
+        for address in &policy.replicas {
+            state.replicas.entry(address.clone()).or_default();
+        }
+        let served = state.replicas.iter().filter_map(|(address, record)| Some((address.clone(), record.served?))).collect();
+        let reference = state.reference;
+        let world = World::of(&policy.replicas);
+        let mut controller = Controller {
+            policy,
+            state,
+            persisted,
+            world,
+            started_at: now,
+            orders: RelayOrders::default(),
+            assignment: None,
+            published_outbox: None,
+            begin: None,
+            snapshot_request: None,
+            seed: None,
+            planned: None,
+            refusal: None,
+            short_since: None,
+            drain_until: BTreeMap::new(),
+            disconnected: BTreeSet::new(),
+            reference,
+            served,
+            floors: BTreeMap::new(),
+            snapshot_not_before: None,
+            phase: Phase::Starting,
+            explanation: String::new(),
+            alarm: None,
+            in_flight: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            next_action: 1,
+            commands: Vec::new(),
+            stories: Vec::new(),
+            replies: Vec::new(),
+            outputs: VecDeque::new(),
+            next_deadline: now,
+        };
+        controller.decide(now);
+        controller
+    }
+
+    /// Something happened. Outputs of the event before must have been drained.
+    pub fn handle(&mut self, now: Time, event: Event) {
+        debug_assert!(self.outputs.is_empty(), "outputs must be drained before the next event");
+        match event {
+            Event::Relay(view) => self.world.take_relay(now, *view),
+            Event::Probe { node: Node::Primary, result } => self.world.primary.take(now, result),
+            Event::Probe { node: Node::Replica(address), result } => {
+                if let Some(sight) = self.world.replicas.get_mut(&address) {
+                    sight.take(now, result);
+                }
+            }
+            Event::Outcome { id, outcome } => self.take_outcome(now, id, outcome),
+            Event::Operator { request, operation } => {
+                let result = self.operate(now, &operation);
+                self.replies.push(Action::Reply { request, result });
+            }
+            Event::Delivered { id, url } => {
+                for notification in self.state.outbox.iter_mut().filter(|notification| notification.id == id) {
+                    notification.pending.retain(|pending| *pending != url);
+                }
+                self.state.outbox.retain(|notification| !notification.pending.is_empty());
+            }
+            Event::Tick => {}
+        }
+        self.decide(now);
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Output {
+        match self.outputs.pop_front() {
+            Some(action) => Output::Action(action),
+            None => Output::Deadline(self.next_deadline),
+        }
+    }
+
+    /// What must not be forgotten, as decided so far.
+    pub fn state(&self) -> &DurableState {
+        &self.state
+    }
+
+    /// One pass over the whole situation.
+    fn decide(&mut self, now: Time) {
+        self.observe_served();
+        if self.alarm.is_none() && !self.state.paused {
+            self.classify();
+            self.start(now);
+            self.observe_shortage(now);
+            self.take_back(now);
+            self.seed_and_promote(now);
+            self.drain(now);
+            self.reconcile(now);
+        } else {
+            self.start(now);
+        }
+        self.observe_reference(now);
+        self.describe(now);
+        self.publish(now);
+    }
+
+    /// Queues everything that this pass decided, in the order that promises need: the state file is on disk before anyone acts on it.
+    fn publish(&mut self, now: Time) {
+        let orders = self.make_orders(now);
+        let assignment = self.make_assignment(now);
+        if let Err(broken) = invariant::check(&self.state, &orders, &assignment, &self.commands, self.assignment.as_ref()) {
+            if self.alarm.is_none() {
+                self.story(StoryLevel::Error, None, format!("invariant broken, no automatic action any more: {broken}"));
+                self.alarm = Some(broken);
+                self.describe(now);
+            }
+            // What serves goes on serving; nothing that was decided in this pass is carried out.
+            self.commands.clear();
+            self.outputs.extend(self.stories.drain(..).chain(self.replies.drain(..)));
+            self.next_deadline = now.after(TICK);
+            return;
+        }
+        if self.persisted.as_ref() != Some(&self.state) {
+            self.outputs.push_back(Action::Persist(Box::new(self.state.clone())));
+            self.persisted = Some(self.state.clone());
+        }
+        self.outputs.append(&mut self.stories.drain(..).collect());
+        if self.assignment.as_ref() != Some(&assignment) {
+            self.outputs.push_back(Action::Assign(assignment.clone()));
+            self.assignment = Some(assignment);
+        }
+        if self.published_outbox.as_ref() != Some(&self.state.outbox) {
+            self.outputs.push_back(Action::Outbox(self.state.outbox.clone()));
+            self.published_outbox = Some(self.state.outbox.clone());
+        }
+        if self.orders != orders {
+            self.outputs.push_back(Action::Orders(orders.clone()));
+            self.orders = orders;
+        }
+        for (replica, command) in std::mem::take(&mut self.commands) {
+            let id = ActionId(self.next_action);
+            self.next_action += 1;
+            self.in_flight.insert(replica.clone(), (id, command.clone()));
+            self.outputs.push_back(Action::Server { id, generation: self.state.generation, replica, command });
+        }
+        self.outputs.append(&mut self.replies.drain(..).collect());
+        self.next_deadline = now.after(TICK);
+    }
+
+    /// Decides a command to a replica, unless one is under way or its back-off runs.
+    pub(super) fn command(&mut self, now: Time, replica: &NodeAddress, command: ServerCommand) {
+        let waiting = self.retries.get(replica).is_some_and(|retry| now < retry.not_before);
+        if !waiting && !self.is_busy(replica) {
+            self.commands.push((replica.clone(), command));
+        }
+    }
+
+    /// A command to it is under way.
+    pub(super) fn is_busy(&self, replica: &NodeAddress) -> bool {
+        self.in_flight.contains_key(replica) || self.commands.iter().any(|(address, _)| address == replica)
+    }
+
+    /// Why its last command failed.
+    pub(super) fn last_error(&self, replica: &NodeAddress) -> Option<&str> {
+        self.retries.get(replica).map(|retry| retry.error.as_str())
+    }
+
+    fn take_outcome(&mut self, now: Time, id: ActionId, outcome: Outcome) {
+        let Some(replica) = self.in_flight.iter().find(|(_, (known, _))| *known == id).map(|(replica, _)| replica.clone()) else { return };
+        let Some((_, command)) = self.in_flight.remove(&replica) else { return };
+        let error = match outcome {
+            Outcome::Done => {
+                self.retries.remove(&replica);
+                if command == ServerCommand::DisconnectClients {
+                    self.disconnected.insert(replica.clone());
+                }
+                // What was seen before the command says nothing any more about what it changed.
+                if let Some(sight) = self.world.replicas.get_mut(&replica) {
+                    sight.answered_at = None;
+                }
+                return;
+            }
+            Outcome::Refused(error) => error,
+            Outcome::Unknown(error) => format!("unknown outcome: {error}"),
+        };
+        let retry = self.retries.entry(replica.clone()).or_default();
+        retry.failures += 1;
+        retry.not_before = now.after(RETRY_FIRST.saturating_mul(1 << retry.failures.min(6)).min(RETRY_LAST));
+        let is_first = retry.error != error;
+        retry.error.clone_from(&error);
+        if is_first {
+            self.story(StoryLevel::Warn, Some(&replica), format!("{command:?} failed: {error}"));
+        }
+    }
+
+    /// Adds a line to the story.
+    pub(super) fn story(&mut self, level: StoryLevel, replica: Option<&NodeAddress>, text: String) {
+        self.stories.push(Action::Story { level, replica: replica.cloned(), text });
+    }
+
+    /// Its record. Every configured replica has one.
+    pub(super) fn record(&mut self, replica: &NodeAddress) -> &mut ReplicaRecord {
+        self.state.replicas.entry(replica.clone()).or_default()
+    }
+
+    /// Commits a role, in the story as well.
+    pub(super) fn set_role(&mut self, replica: &NodeAddress, role: Role, why: &str) {
+        if *self.state.role(replica) == role {
+            return;
+        }
+        let name = super::report::role_name(&role);
+        self.record(replica).role = role;
+        self.drain_until.remove(replica);
+        self.disconnected.remove(replica);
+        self.story(StoryLevel::Info, Some(replica), format!("{name}: {why}"));
+    }
+
+    /// Replicas in the order of the configuration that have such a role.
+    pub(super) fn having(&self, which: impl Fn(&Role) -> bool) -> Vec<NodeAddress> {
+        self.policy.replicas.iter().filter(|address| which(self.state.role(address))).cloned().collect()
+    }
+}
+
+/// How often the situation is looked at when nothing happens.
+const TICK: Duration = Duration::from_millis(250);
+/// Back-off after a command that a server refused: first and longest wait.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_LAST: Duration = Duration::from_secs(15);

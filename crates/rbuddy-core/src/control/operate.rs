@@ -1,0 +1,76 @@
+//! What operators ask for. Each answer says what happens now, or why nothing does.
+
+use super::action::StoryLevel;
+use super::controller::Controller;
+use super::state::Role;
+use super::status::{Operation, OperationResult};
+use crate::types::{DatasetId, NodeAddress, Time};
+
+impl Controller {
+    pub(super) fn operate(&mut self, now: Time, operation: &Operation) -> OperationResult {
+        if let Some(alarm) = &self.alarm {
+            return Err(format!("no action after a broken invariant ({alarm}): report this, and restart rbuddy"));
+        }
+        match operation {
+            Operation::Failover if self.state.paused => Err("the group is paused: `rbuddy resume` it first".into()),
+            Operation::Failover => self.plan_switch(now),
+            Operation::Approve { dataset } => self.approve(*dataset),
+            Operation::Adopt { replica } => self.adopt(now, replica),
+            Operation::Pause => {
+                self.state.paused = true;
+                self.story(StoryLevel::Info, None, "paused by an operator".into());
+                Ok("paused: what serves goes on serving, nothing is changed".into())
+            }
+            Operation::Resume => {
+                self.state.paused = false;
+                self.story(StoryLevel::Info, None, "resumed by an operator".into());
+                Ok("resumed".into())
+            }
+        }
+    }
+
+    fn approve(&mut self, dataset: DatasetId) -> OperationResult {
+        let Some(refusal) = &self.refusal else {
+            return Err("no dataset is refused at the moment, so there is nothing to approve".into());
+        };
+        if refusal.dataset != dataset {
+            return Err(format!("the refused dataset is {}, not {dataset}: approve names exactly the one it means", refusal.dataset));
+        }
+        self.state.approved.push(dataset);
+        self.refusal = None;
+        self.story(StoryLevel::Warn, None, format!("dataset {dataset} approved by an operator"));
+        Ok(format!("approved {dataset}: it will be promoted once a standby has it"))
+    }
+
+    fn adopt(&mut self, now: Time, replica: &NodeAddress) -> OperationResult {
+        if !self.policy.replicas.contains(replica) {
+            return Err(format!("{replica} is not in replicas"));
+        }
+        let Some(info) = self.world.sight(replica).filter(|sight| sight.is_answering()).and_then(|sight| sight.info().cloned()) else {
+            return Err(format!("{replica} does not answer"));
+        };
+        let Some(run_id) = info.run_id else { return Err(format!("{replica} does not tell its run id")) };
+        if self.world.primary.run_id().is_none_or(|primary| primary == run_id) {
+            return Err(format!("{replica} cannot be told from the primary, or is it: never emptied"));
+        }
+        match self.state.role(replica).clone() {
+            Role::Standby | Role::Draining | Role::Emptying { .. } => Ok(format!("{replica} is rbuddy's already")),
+            Role::Unknown | Role::Refused { .. } => {
+                self.record(replica).adopted = true;
+                self.set_role(replica, Role::Emptying { run_id }, &format!("adopted with {} keys, to be emptied", info.keyspace.keys));
+                Ok(format!("adopted {replica}: it is emptied and becomes a standby"))
+            }
+            Role::Active => {
+                let others: Vec<NodeAddress> = self.serving(now).into_iter().filter(|other| other != replica).collect();
+                if others.is_empty() {
+                    return Err(format!("{replica} is the only replica that serves: nothing else could take its readers"));
+                }
+                self.state.generation = self.state.generation.next();
+                let drain = self.policy.drain;
+                self.set_role(replica, Role::Draining, &format!("adopted as standby; readers have {drain:?} to leave"));
+                self.drain_until.insert(replica.clone(), now.after(drain));
+                Ok(format!("adopted {replica}: readers have {drain:?} to leave, then it is emptied and becomes a standby"))
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What the relay is ordered and what readers are told: derived from roles and what is seen, every time anew.
+
+use super::assignment::{ActiveReplica, Assignment, DrainingReplica};
+use super::controller::Controller;
+use super::relay::{RelayOrders, SessionState, SnapshotState, UpstreamState};
+use super::state::{Reference, Role};
+use crate::info::Keyspace;
+use crate::replication::history::History;
+use crate::replication::psync::Permit;
+use crate::types::{DatasetId, NodeAddress, Offset, Position, Time};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+impl Controller {
+    pub(super) fn make_orders(&self, now: Time) -> RelayOrders {
+        let permits = self.policy.replicas.iter().map(|replica| (replica.clone(), self.permit(now, replica))).collect();
+        let actives = self.having(|role| matches!(role, Role::Active));
+        let leaving = self.having(|role| matches!(role, Role::Active | Role::Draining));
+        let paused_streams = match &self.planned {
+            Some(planned) if planned.paused_since.is_some() => planned.old.clone(),
+            Some(_) | None => Default::default(),
+        };
+        let ended = self.world.relay.histories.iter().filter(|history| !history.live);
+        let is_needed = leaving.iter().any(|replica| !self.world.fits_live(replica));
+        RelayOrders {
+            start: self.begin.clone(),
+            permits,
+            paused_streams,
+            required: actives.iter().filter(|active| self.world.fits_live(active)).cloned().collect(),
+            snapshot_request: self.snapshot_request,
+            discard_snapshot: self.useless_snapshot(now),
+            discard_ended: if is_needed { BTreeSet::new() } else { ended.map(History::end_position).collect() },
+        }
+    }
+
+    /// Once enough replicas serve the live history, nobody needs its snapshot; one that leads into an older history is of no use at all.
+    fn useless_snapshot(&self, now: Time) -> Option<DatasetId> {
+        let snapshot = self.world.relay.snapshot.as_ref()?;
+        let is_wanted = self.short_since.is_some() || self.planned.is_some() || self.fitting(now).is_empty();
+        (self.begin.is_some() && !is_wanted && snapshot.state != SnapshotState::Receiving).then_some(snapshot.dataset)
+    }
+
+    fn permit(&self, now: Time, replica: &NodeAddress) -> Permit {
+        match self.state.role(replica) {
+            Role::Active | Role::Draining => Permit::Keep,
+            Role::Standby => match &self.seed {
+                // While a guard rejects the dataset the standby is held, so that it does not answer reads with it.
+                _ if self.refusal.is_some() => Permit::Hold,
+                Some(seed) if seed.replica == *replica && now >= seed.not_before => Permit::Seed(seed.dataset),
+                // One that follows the live history already goes on; it was seeded before a restart of rbuddy, or is an additional standby.
+                Some(_) | None if self.is_short(now) && self.world.fits_live(replica) => Permit::Keep,
+                Some(_) | None => Permit::Hold,
+            },
+            Role::Unknown | Role::Emptying { .. } | Role::Refused { .. } => Permit::Hold,
+        }
+    }
+
+    pub(super) fn make_assignment(&self, now: Time) -> Assignment {
+        let mut actives = self.serving(now);
+        // P10: one that is stranded on an older dataset is not read beside one that is not.
+        let fitting = self.fitting(now);
+        if !fitting.is_empty() {
+            actives = fitting;
+        }
+        let actives: Vec<ActiveReplica> = actives.iter().filter_map(|replica| self.active_replica(replica)).collect();
+        let until = |replica: &NodeAddress| self.drain_until.get(replica).copied().unwrap_or(now);
+        let draining = self.having(|role| matches!(role, Role::Draining));
+        Assignment {
+            group: self.policy.group.clone(),
+            generation: self.state.generation,
+            reason: actives.is_empty().then(|| self.explanation.clone()),
+            actives,
+            standby: self.having(|role| matches!(role, Role::Standby)).into_iter().next(),
+            draining: draining.into_iter().map(|address| DrainingReplica { until: until(&address), address }).collect(),
+        }
+    }
+
+    fn active_replica(&self, replica: &NodeAddress) -> Option<ActiveReplica> {
+        let info = self.world.info(replica)?;
+        let own = info.replid?;
+        let mut replids = vec![own];
+        // Its id may change while it follows (`+CONTINUE <newid>`): any id of the same stream is right.
+        if let Some(live) = self.world.relay.live().filter(|_| self.world.fits_live(replica)) {
+            replids = live.ids().iter().map(|known| known.replid).collect();
+            if !replids.contains(&own) {
+                replids.push(own);
+            }
+        }
+        let floor = self.floors.get(replica).filter(|floor| replids.contains(&floor.replid));
+        Some(ActiveReplica {
+            address: replica.clone(),
+            run_id: self.state.replicas.get(replica)?.run_id?,
+            detached: self.is_detached(replica),
+            offset_at_least: floor.map_or(Offset::ZERO, |floor| floor.offset),
+            replids,
+        })
+    }
+
+    /// How far each active was fed: what its readers may have seen (P10).
+    pub(super) fn observe_served(&mut self) {
+        for replica in self.having(|role| matches!(role, Role::Active)) {
+            let streaming = self.world.session(&replica).and_then(|session| match session.state {
+                SessionState::Streaming { replid, sent, .. } => Some(Position::new(replid, sent)),
+                SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
+            });
+            let is_same_process = self.state.replicas.get(&replica).is_some_and(|record| {
+                record.run_id.is_some() && record.run_id == self.world.sight(&replica).and_then(|sight| sight.run_id())
+            });
+            let probed = self.world.info(&replica).filter(|_| is_same_process).and_then(|info| info.position());
+            for position in [probed, streaming.filter(|_| is_same_process)].into_iter().flatten() {
+                let known = self.served.entry(replica.clone()).or_insert(position);
+                if known.replid != position.replid || position.offset > known.offset {
+                    *known = position;
+                }
+            }
+        }
+    }
+
+    /// Remembers what the actives hold while they are whole and fed, as the measure of the next dataset (P4).
+    pub(super) fn observe_reference(&mut self, now: Time) {
+        let is_fed = self.world.relay.upstream.state == UpstreamState::Streaming;
+        let active = self.fitting(now).into_iter().find(|replica| is_fed && self.world.is_streaming_live(replica));
+        let first_day = || self.serving(now).into_iter().find(|replica| self.world.info(replica).is_some_and(|info| info.is_link_up));
+        let Some(info) = active.or_else(first_day).and_then(|replica| self.world.info(&replica).cloned()) else { return };
+        let Some(position) = info.position() else { return };
+        let primary = self.world.primary.info().filter(|primary| primary.replid == info.replid);
+        // Replicas do not know the average TTL: only a primary samples its keys.
+        let known_before = self.reference.map_or(0, |reference| reference.keyspace.avg_ttl_ms);
+        let avg_ttl_ms = primary.map_or(known_before, |primary| primary.keyspace.avg_ttl_ms);
+        self.reference = Some(Reference { position, keyspace: Keyspace { avg_ttl_ms, ..info.keyspace }, at: now });
+        let is_old = self.state.reference.is_none_or(|reference| now.since(reference.at) >= REFERENCE_EVERY);
+        if is_old {
+            self.remember();
+        }
+    }
+
+    /// Brings what moves all the time into the state that is written.
+    pub(super) fn remember(&mut self) {
+        self.state.reference = self.reference;
+        for (replica, position) in &self.served {
+            if let Some(record) = self.state.replicas.get_mut(replica) {
+                record.served = Some(*position);
+            }
+        }
+    }
+}
+
+/// How old the state file's copy of what moves all the time may be.
+const REFERENCE_EVERY: Duration = Duration::from_secs(30);

@@ -1,0 +1,255 @@
+//! The situation in words and as status: derived from what is decided and seen, never stored.
+
+use super::action::StoryLevel;
+use super::controller::Controller;
+use super::relay::{SessionState, SnapshotState, UpstreamState};
+use super::state::Role;
+use super::status::{GroupStatus, Phase, PrimaryStatus, ReplicaStatus, RoleName};
+use crate::info::ServerInfo;
+use crate::types::{NodeAddress, Time};
+use std::fmt::Write as _;
+
+/// A role's name for people.
+pub(super) fn role_name(role: &Role) -> RoleName {
+    match role {
+        Role::Unknown => RoleName::Unknown,
+        Role::Active => RoleName::Active,
+        Role::Standby => RoleName::Standby,
+        Role::Draining => RoleName::Draining,
+        Role::Emptying { .. } => RoleName::Retiring,
+        Role::Refused { .. } => RoleName::Refused,
+    }
+}
+
+impl Controller {
+    /// Finds the phase and its words; a change of phase is a line of the story.
+    pub(super) fn describe(&mut self, now: Time) {
+        let (phase, explanation) = self.find_phase(now);
+        if phase != self.phase {
+            self.remember();
+            let level = match phase {
+                Phase::Refused | Phase::NoActive | Phase::NoStandby | Phase::Alarm => StoryLevel::Error,
+                Phase::Disconnected => StoryLevel::Warn,
+                Phase::Starting
+                | Phase::Bootstrapping
+                | Phase::Normal
+                | Phase::ReceivingSnapshot
+                | Phase::SyncingStandby
+                | Phase::Draining
+                | Phase::Retiring
+                | Phase::Paused => StoryLevel::Info,
+            };
+            self.story(level, None, format!("{phase}: {explanation}"));
+        }
+        (self.phase, self.explanation) = (phase, explanation);
+    }
+
+    fn find_phase(&self, now: Time) -> (Phase, String) {
+        if let Some(alarm) = &self.alarm {
+            return (Phase::Alarm, format!("{alarm}; what serves goes on serving. Report this, and restart rbuddy"));
+        }
+        let serving = self.serving(now);
+        if self.begin.is_none() {
+            return (Phase::Starting, self.explain_start());
+        }
+        if self.state.paused {
+            return (Phase::Paused, "paused by an operator; `rbuddy resume` to go on".into());
+        }
+        if let Some(refusal) = &self.refusal {
+            return (Phase::Refused, format!("dataset {} refused: {}; {}", refusal.dataset, refusal.reason, refusal.remedy));
+        }
+        if self.is_short(now) {
+            return self.explain_shortage(&serving);
+        }
+        if serving.is_empty() {
+            return (Phase::NoActive, "the active replica does not answer; waiting whether it comes back".into());
+        }
+        if let Some(replica) = self.having(|role| matches!(role, Role::Draining)).first() {
+            return (Phase::Draining, format!("readers leave {replica}"));
+        }
+        if let Some(replica) = self.having(|role| matches!(role, Role::Emptying { .. })).first() {
+            let error = self.last_error(replica).map(|error| format!(" (last attempt: {error})")).unwrap_or_default();
+            return (Phase::Retiring, format!("{replica} is being emptied{error}"));
+        }
+        let upstream = &self.world.relay.upstream;
+        if upstream.state != UpstreamState::Streaming {
+            let why = upstream.last_error.as_deref().unwrap_or("connecting");
+            return (Phase::Disconnected, format!("the primary is away ({why}); the actives serve what they have"));
+        }
+        (Phase::Normal, self.explain_normal())
+    }
+
+    fn explain_start(&self) -> String {
+        let silent = |replica: &&NodeAddress| self.world.sight(replica).is_none_or(|sight| !sight.is_answering());
+        let mut waiting: Vec<String> = self.policy.replicas.iter().filter(silent).map(|r| format!("{r} does not answer")).collect();
+        waiting.extend(self.having(|role| matches!(role, Role::Unknown)).iter().map(|replica| format!("{replica} is not judged yet")));
+        if self.world.primary.probe.is_none() {
+            let why = self.world.primary.error.as_deref().unwrap_or("not asked yet");
+            waiting.push(format!("the primary has not answered ({why})"));
+        }
+        if waiting.is_empty() { "looking at the servers".into() } else { format!("looking at the servers: {}", waiting.join(", ")) }
+    }
+
+    fn explain_normal(&self) -> String {
+        let actives = self.having(|role| matches!(role, Role::Active)).len();
+        let standbys = self.having(|role| matches!(role, Role::Standby)).len();
+        let mut text = format!("{actives} active, {standbys} standby");
+        if standbys == 0 {
+            let advice = if actives > 1 { "`rbuddy adopt` one of the actives as standby" } else { "add a standby" };
+            let _ = write!(text, "; nothing could take over after a full resync: {advice}");
+        }
+        for replica in self.having(|role| matches!(role, Role::Active)).iter().filter(|replica| !self.world.fits_live(replica)) {
+            let _ = write!(text, "; {replica} has an older dataset and is not read: `rbuddy adopt` it to have it resynced");
+        }
+        text
+    }
+
+    fn explain_shortage(&self, serving: &[NodeAddress]) -> (Phase, String) {
+        let serves = match serving {
+            [] => "no replica can be read".to_owned(),
+            [one] => format!("{one} serves"),
+            several => format!("{} replicas serve", several.len()),
+        };
+        let old = if serving.iter().any(|replica| !self.world.fits_live(replica)) { " the old dataset" } else { "" };
+        if self.having(|role| matches!(role, Role::Standby)).is_empty() {
+            let draining = self.having(|role| matches!(role, Role::Draining | Role::Emptying { .. }));
+            if let Some(next) = draining.first() {
+                return (Phase::Draining, format!("{serves}{old}; {next} will be seeded when readers have left it"));
+            }
+            let phase = if serving.is_empty() { Phase::NoActive } else { Phase::NoStandby };
+            let advice = if serving.len() > 1 { "add a standby, or `rbuddy adopt` one of the actives" } else { "add a standby" };
+            return (phase, format!("{serves}{old}, and nothing can take over: {advice}"));
+        }
+        let (phase, doing) = match (&self.world.relay.snapshot, &self.seed) {
+            (_, Some(seed)) => (Phase::SyncingStandby, self.explain_seed(seed)),
+            (Some(snapshot), None) => match &snapshot.state {
+                SnapshotState::Receiving => {
+                    (Phase::ReceivingSnapshot, format!("snapshot {}: {} bytes so far", snapshot.dataset, snapshot.bytes))
+                }
+                SnapshotState::Failed(why) => {
+                    (Phase::ReceivingSnapshot, format!("the snapshot could not be stored: {why}; it is tried again"))
+                }
+                SnapshotState::Ready => (Phase::SyncingStandby, self.explain_candidate()),
+            },
+            (None, None) => match self.having(|role| matches!(role, Role::Standby)).iter().find(|r| self.world.is_streaming_live(r)) {
+                Some(standby) => (Phase::SyncingStandby, format!("{standby} catches up")),
+                None => (Phase::ReceivingSnapshot, self.explain_upstream()),
+            },
+        };
+        let phase = match (serving.is_empty(), self.state.generation.0) {
+            (true, 0) => Phase::Bootstrapping,
+            (true, _) => Phase::NoActive,
+            (false, _) => phase,
+        };
+        (phase, format!("{serves}{old}; {doing}"))
+    }
+
+    fn explain_upstream(&self) -> String {
+        let upstream = &self.world.relay.upstream;
+        match (&upstream.state, &upstream.last_error) {
+            (UpstreamState::Streaming, _) => "a fresh snapshot is on its way".into(),
+            (UpstreamState::ReceivingSnapshot, _) => "a snapshot is on its way".into(),
+            (_, Some(error)) => format!("waiting for the primary: {error}"),
+            (_, None) => "waiting for the primary".into(),
+        }
+    }
+
+    fn explain_candidate(&self) -> String {
+        match self.first_usable_standby() {
+            Some(standby) => format!("{standby} will be seeded"),
+            None => {
+                let errors: Vec<String> = self.having(|role| matches!(role, Role::Standby)).iter().map(|r| self.why_unusable(r)).collect();
+                format!("no standby can take the snapshot: {}", errors.join(", "))
+            }
+        }
+    }
+
+    fn first_usable_standby(&self) -> Option<NodeAddress> {
+        let usable = |replica: &&NodeAddress| self.world.sight(replica).is_some_and(|sight| sight.is_answering()) && self.can_load(replica);
+        self.having(|role| matches!(role, Role::Standby)).iter().find(usable).cloned()
+    }
+
+    fn why_unusable(&self, replica: &NodeAddress) -> String {
+        match self.world.sight(replica) {
+            Some(sight) if sight.is_answering() => {
+                let version = sight.info().and_then(|info| info.version).map_or("its version".to_owned(), |version| version.to_string());
+                let rdb = self.world.relay.snapshot.as_ref().and_then(|snapshot| snapshot.rdb);
+                format!("{replica} ({version}) cannot load {}", rdb.map_or("it".to_owned(), |rdb| rdb.to_string()))
+            }
+            Some(sight) => format!("{replica} does not answer ({})", sight.error.as_deref().unwrap_or("not asked yet")),
+            None => format!("{replica} is not known"),
+        }
+    }
+
+    fn explain_seed(&self, seed: &super::controller::Seed) -> String {
+        let tries = if seed.attempts > 0 { format!(" (attempt {})", seed.attempts + 1) } else { String::new() };
+        let error = self.last_error(&seed.replica).map(|error| format!("; last command failed: {error}")).unwrap_or_default();
+        let doing = match self.world.session(&seed.replica).map(|session| &session.state) {
+            Some(SessionState::Seeding { sent_bytes, total_bytes, .. }) => {
+                format!("gets the snapshot, {sent_bytes} of {total_bytes} bytes")
+            }
+            Some(SessionState::Loading { .. }) => "loads the snapshot".into(),
+            Some(SessionState::Streaming { .. }) => {
+                format!("catches up, {} bytes behind", self.world.lag_bytes(&seed.replica).unwrap_or(0))
+            }
+            Some(SessionState::Held(reason)) => format!("waits: {reason}"),
+            None => "is not connected to the relay yet".into(),
+        };
+        format!("{} {doing}{tries}{error}", seed.replica)
+    }
+
+    /// The whole, for people and tools.
+    pub fn status(&self, now: Time) -> GroupStatus {
+        let primary = &self.world.primary;
+        let info = primary.info();
+        GroupStatus {
+            group: self.policy.group.clone(),
+            time: now,
+            generation: self.state.generation,
+            phase: self.phase,
+            explanation: self.explanation.clone(),
+            paused: self.state.paused,
+            active: self.assignment.iter().flat_map(|assignment| assignment.actives.iter().map(|active| active.address.clone())).collect(),
+            standby: self.having(|role| matches!(role, Role::Standby)),
+            draining: self.assignment.as_ref().map(|assignment| assignment.draining.clone()).unwrap_or_default(),
+            refusal: self.refusal.clone(),
+            primary: PrimaryStatus {
+                address: self.policy.primary.clone(),
+                reachable: primary.is_answering(),
+                error: primary.error.clone(),
+                version: info.and_then(|info| info.version),
+                run_id: info.and_then(|info| info.run_id),
+                position: info.and_then(ServerInfo::position),
+                keys: info.map(|info| info.keyspace.keys),
+            },
+            upstream: self.world.relay.upstream.clone(),
+            position: self.world.relay.live().map(|live| live.end_position()),
+            snapshot: self.world.relay.snapshot.clone(),
+            replicas: self.policy.replicas.iter().map(|replica| self.replica_status(replica)).collect(),
+            undelivered: self.state.outbox.clone(),
+        }
+    }
+
+    fn replica_status(&self, replica: &NodeAddress) -> ReplicaStatus {
+        let sight = self.world.sight(replica);
+        let info = sight.and_then(|sight| sight.info());
+        let refused = match self.state.role(replica) {
+            Role::Refused { reason } => Some(reason.clone()),
+            Role::Unknown | Role::Active | Role::Standby | Role::Draining | Role::Emptying { .. } => None,
+        };
+        let silent = sight.filter(|sight| !sight.is_answering()).and_then(|sight| sight.error.clone());
+        ReplicaStatus {
+            address: replica.clone(),
+            role: role_name(self.state.role(replica)),
+            reachable: sight.is_some_and(|sight| sight.is_answering()),
+            loading: info.is_some_and(|info| info.is_loading),
+            note: refused.or(silent).or_else(|| self.last_error(replica).map(str::to_owned)),
+            version: info.and_then(|info| info.version),
+            run_id: info.and_then(|info| info.run_id),
+            position: self.world.position(replica),
+            lag_bytes: self.world.lag_bytes(replica),
+            keys: info.map(|info| info.keyspace.keys),
+            session: self.world.session(replica).map(|session| session.state.clone()),
+        }
+    }
+}

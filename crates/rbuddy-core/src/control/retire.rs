@@ -1,0 +1,111 @@
+//! Readers leave a replica; then it is emptied and becomes the new standby. Or it takes back over, if the new active dies meanwhile.
+
+use super::action::{ServerCommand, StoryLevel};
+use super::assignment::NotificationEvent;
+use super::controller::Controller;
+use super::guard;
+use super::settings::StandbyMode;
+use super::state::Role;
+use crate::info::Role as ServerRole;
+use crate::types::{NodeAddress, Time};
+
+impl Controller {
+    /// Nothing serves any more, and a replica that readers have left only lately is still whole: it takes back over.
+    pub(super) fn take_back(&mut self, now: Time) {
+        if !self.serving(now).is_empty() || self.short_since.is_some_and(|since| now.since(since) < self.policy.dead_after) {
+            return;
+        }
+        let whole = |replica: &NodeAddress| {
+            self.world.sight(replica).is_some_and(|sight| sight.is_answering())
+                && self.can_serve(now, replica)
+                && self.world.info(replica).is_some_and(|info| !info.is_sync_in_progress)
+        };
+        let Some(back) = self.having(|role| matches!(role, Role::Draining)).into_iter().find(whole) else { return };
+        let dead = self.having(|role| matches!(role, Role::Active));
+        self.state.generation = self.state.generation.next();
+        let generation = self.state.generation;
+        self.story(StoryLevel::Warn, Some(&back), format!("{dead:?} died during the drain: taking back over, generation {generation}"));
+        self.set_role(&back, Role::Active, "takes back over");
+        for replica in &dead {
+            self.set_role(replica, Role::Draining, "died during the drain");
+        }
+        self.notify(now, NotificationEvent::Failover, dead.first().cloned(), back);
+    }
+
+    /// Steps of replicas that readers leave, and of those that are being emptied.
+    pub(super) fn drain(&mut self, now: Time) {
+        for replica in self.having(|role| matches!(role, Role::Draining)) {
+            let until = *self.drain_until.entry(replica.clone()).or_insert(now.after(self.policy.drain));
+            if now >= until {
+                self.end_drain(now, &replica);
+            }
+        }
+        for replica in self.having(|role| matches!(role, Role::Emptying { .. })) {
+            self.empty(now, &replica);
+        }
+    }
+
+    fn end_drain(&mut self, now: Time, replica: &NodeAddress) {
+        let Some(sight) = self.world.sight(replica).filter(|sight| sight.is_answering()) else { return };
+        let Some(info) = sight.info().cloned() else { return };
+        // P2: it is the last complete copy until somebody else serves.
+        if info.is_loading || !self.somebody_else_serves(now, replica) {
+            return;
+        }
+        if !self.disconnected.contains(replica) {
+            return self.command(now, replica, ServerCommand::DisconnectClients);
+        }
+        let seeded_next = self.is_short(now) || self.policy.standby == StandbyMode::Warm;
+        match info.run_id {
+            // Its held PSYNC gets the next snapshot: emptying it first would only cost time.
+            _ if seeded_next && info.role == Some(ServerRole::Slave) => self.set_role(replica, Role::Standby, "drained, to be seeded next"),
+            Some(run_id) => self.set_role(replica, Role::Emptying { run_id }, "drained, to be emptied"),
+            None => {}
+        }
+    }
+
+    fn somebody_else_serves(&self, now: Time, replica: &NodeAddress) -> bool {
+        let serves = |other: &NodeAddress| other != replica && self.world.sight(other).is_some_and(|sight| sight.is_answering());
+        self.serving(now).iter().any(serves)
+    }
+
+    fn empty(&mut self, now: Time, replica: &NodeAddress) {
+        let Role::Emptying { run_id } = *self.state.role(replica) else { return };
+        let Some(probe) = self.world.sight(replica).filter(|s| s.is_answering() && s.answered_at.is_some()).and_then(|s| s.probe.clone())
+        else {
+            return;
+        };
+        let info = &probe.info;
+        if info.is_loading || self.is_busy(replica) {
+            return;
+        }
+        let adopted = self.state.replicas.get(replica).is_some_and(|record| record.adopted);
+        if info.run_id != Some(run_id) {
+            // Another process than the one that the intent names: judge it anew, and write the new intent down first.
+            match (guard::owned(info, self.world.primary.run_id(), &self.state, adopted), info.run_id) {
+                (Ok(()), Some(run_id)) => self.set_role(replica, Role::Emptying { run_id }, "restarted while it was being emptied"),
+                (Ok(()), None) => {}
+                (Err(reason), _) => self.set_role(replica, Role::Refused { reason }, "restarted while it was being emptied"),
+            }
+            return;
+        }
+        let is_at_rest = info.is_empty()
+            && info.role == Some(ServerRole::Slave)
+            && info.master.as_ref() == Some(&self.policy.relay)
+            && probe.serve_stale != Some(true);
+        if is_at_rest {
+            let record = self.record(replica);
+            (record.adopted, record.served, record.run_id) = (false, None, Some(run_id));
+            self.served.remove(replica);
+            return self.set_role(replica, Role::Standby, "emptied, waits as standby");
+        }
+        // P3 once more, at the last moment; P2: not before somebody else serves, unless an operator released it.
+        let owned = guard::owned(info, self.world.primary.run_id(), &self.state, adopted);
+        if let Err(reason) = owned {
+            return self.set_role(replica, Role::Refused { reason }, "is not rbuddy's to empty");
+        }
+        if self.somebody_else_serves(now, replica) || adopted {
+            self.command(now, replica, ServerCommand::Empty { run_id, detached: info.role == Some(ServerRole::Master) });
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! How to begin with the primary: from the position of the replicas that serve, from what is on disk, or from nothing.
+
+use super::action::StoryLevel;
+use super::controller::Controller;
+use super::relay::Start;
+use super::state::Role;
+use crate::info::Role as ServerRole;
+use crate::types::{NodeAddress, Position, ReplId, Time};
+use std::time::Duration;
+
+impl Controller {
+    /// Decides once, when enough is seen of the replicas.
+    pub(super) fn start(&mut self, now: Time) {
+        if self.begin.is_some() || !self.is_enough_seen(now) {
+            return;
+        }
+        let (start, why) = self.choose_start();
+        self.story(StoryLevel::Info, None, why);
+        self.begin = Some(start);
+    }
+
+    /// A replica that has no position yet could be the one with the lowest: wait for it, but not for ever.
+    fn is_enough_seen(&self, now: Time) -> bool {
+        let waited = now.since(self.started_at);
+        let all_seen = self.policy.replicas.iter().all(|replica| {
+            let Some(sight) = self.world.sight(replica) else { return true };
+            let judged = *self.state.role(replica) != Role::Unknown;
+            let loading = sight.info().is_some_and(|info| info.is_loading);
+            if sight.is_answering() { (judged && !loading) || waited >= LOADING_WAIT } else { sight.was_asked() && waited >= SILENT_WAIT }
+        });
+        // Nobody answers: there is nothing to begin for, and a full resync would be wasted.
+        all_seen && self.policy.replicas.iter().any(|replica| self.world.sight(replica).is_some_and(|sight| sight.is_answering()))
+    }
+
+    fn choose_start(&self) -> (Start, String) {
+        let lowest = self.lowest_active_position();
+        if let Some((dataset, end)) = self.world.relay.resumable {
+            let older =
+                lowest.as_ref().is_some_and(|(_, position)| position.replid == dataset.0.replid && position.offset < dataset.0.offset);
+            if !older {
+                return (Start::Resume, format!("going on at {end} with snapshot {dataset} from disk"));
+            }
+        }
+        match lowest {
+            Some((replica, position)) => {
+                let earlier =
+                    self.state.ids.iter().filter(|known| known.replid != position.replid && known.until.is_some()).copied().collect();
+                (Start::At { position, earlier }, format!("asking the primary to continue at {position}, where {replica} stands"))
+            }
+            None => (Start::Fresh, "no replica holds data to continue from: asking the primary for a full resync".into()),
+        }
+    }
+
+    /// Of the actives on the newest history that any of them stands on, the one furthest behind.
+    fn lowest_active_position(&self) -> Option<(NodeAddress, Position)> {
+        let positions: Vec<(NodeAddress, Position)> = self
+            .having(|role| matches!(role, Role::Active))
+            .into_iter()
+            .filter_map(|replica| {
+                let info = self.world.info(&replica).filter(|info| info.role == Some(ServerRole::Slave) && !info.is_loading)?;
+                let position = info.position()?;
+                Some((replica, position))
+            })
+            .collect();
+        let newest = self.newest(positions.iter().map(|(_, position)| position.replid))?;
+        positions.into_iter().filter(|(_, position)| position.replid == newest).min_by_key(|(_, position)| position.offset)
+    }
+
+    /// The primary's own id is the newest, then the recorded ones, newest first.
+    fn newest(&self, ids: impl Iterator<Item = ReplId>) -> Option<ReplId> {
+        let primary = self.world.primary.info();
+        let age = |id: ReplId| match primary {
+            Some(info) if info.replid == Some(id) => 0,
+            Some(info) if info.replid2 == Some(id) => 1,
+            Some(_) | None => 2 + self.state.ids.iter().position(|known| known.replid == id).unwrap_or(usize::MAX - 2),
+        };
+        ids.min_by_key(|id| age(*id))
+    }
+}
+
+/// How long to wait for a replica that does not answer before going on without it.
+const SILENT_WAIT: Duration = Duration::from_secs(3);
+/// How long to wait for a replica that answers but is loading, or cannot be judged yet.
+const LOADING_WAIT: Duration = Duration::from_secs(120);

@@ -1,0 +1,172 @@
+//! What the controller sees right now: probes and the relay's view, and the simple questions about them. Nothing here is remembered over a
+//! restart, and nothing here decides.
+
+use super::event::{Probe, ProbeResult};
+use super::relay::{RelayView, SessionState, SessionView};
+use crate::info::{Role as ServerRole, ServerInfo};
+use crate::replication::history::{History, Standing};
+use crate::types::{NodeAddress, Position, RunId, Time};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// What was last seen of a server.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sight {
+    /// Its last answer.
+    pub(super) probe: Option<Probe>,
+    /// When that was.
+    pub(super) answered_at: Option<Time>,
+    /// Since when it has not answered.
+    pub(super) failing_since: Option<Time>,
+    /// Why not.
+    pub(super) error: Option<String>,
+}
+
+/// All that is seen.
+#[derive(Debug, Clone, Default)]
+pub(super) struct World {
+    /// The primary.
+    pub(super) primary: Sight,
+    /// The replicas.
+    pub(super) replicas: BTreeMap<NodeAddress, Sight>,
+    /// The relay.
+    pub(super) relay: RelayView,
+    /// Ends of the live history at earlier moments, to tell how old a position is.
+    ends: VecDeque<(Time, Position)>,
+}
+
+impl Sight {
+    /// Takes in an answer or its absence.
+    pub(super) fn take(&mut self, now: Time, result: ProbeResult) {
+        match result {
+            ProbeResult::Answered(probe) => {
+                *self = Sight { probe: Some(*probe), answered_at: Some(now), failing_since: None, error: None };
+            }
+            ProbeResult::Failed(error) => {
+                self.failing_since.get_or_insert(now);
+                self.error = Some(error);
+            }
+        }
+    }
+
+    /// Its last answer, however old.
+    pub(super) fn info(&self) -> Option<&ServerInfo> {
+        self.probe.as_ref().map(|probe| &probe.info)
+    }
+
+    /// It answered the last probe.
+    pub(super) fn is_answering(&self) -> bool {
+        self.failing_since.is_none() && self.probe.is_some()
+    }
+
+    /// It has not answered for `dead_after`. A server that was never asked is not dead.
+    pub(super) fn is_dead(&self, now: Time, dead_after: Duration) -> bool {
+        self.failing_since.is_some_and(|since| now.since(since) >= dead_after)
+    }
+
+    /// It was asked at least once.
+    pub(super) fn was_asked(&self) -> bool {
+        self.probe.is_some() || self.failing_since.is_some()
+    }
+
+    /// Its process.
+    pub(super) fn run_id(&self) -> Option<RunId> {
+        self.info()?.run_id
+    }
+}
+
+impl World {
+    /// Nothing is seen yet of these replicas.
+    pub(super) fn of(replicas: &[NodeAddress]) -> World {
+        World { replicas: replicas.iter().map(|replica| (replica.clone(), Sight::default())).collect(), ..World::default() }
+    }
+
+    /// Takes in a new view of the relay.
+    pub(super) fn take_relay(&mut self, now: Time, view: RelayView) {
+        if let Some(live) = view.live() {
+            let end = live.end_position();
+            if self.ends.back().is_none_or(|(_, last)| *last != end) {
+                self.ends.push_back((now, end));
+            }
+            while self.ends.len() > ENDS_MAX {
+                self.ends.pop_front();
+            }
+        }
+        self.relay = view;
+    }
+
+    /// What is seen of a replica.
+    pub(super) fn sight(&self, replica: &NodeAddress) -> Option<&Sight> {
+        self.replicas.get(replica)
+    }
+
+    /// Its last answer.
+    pub(super) fn info(&self, replica: &NodeAddress) -> Option<&ServerInfo> {
+        self.sight(replica)?.info()
+    }
+
+    /// Its connection to the relay.
+    pub(super) fn session(&self, replica: &NodeAddress) -> Option<&SessionView> {
+        self.relay.sessions.get(replica)
+    }
+
+    /// The newest position that is known of it: its ACK, what it asked for, or what it said when probed.
+    pub(super) fn position(&self, replica: &NodeAddress) -> Option<Position> {
+        let probed = self.info(replica).and_then(ServerInfo::position);
+        let session = self.session(replica).and_then(|session| match &session.state {
+            SessionState::Streaming { replid, acked, .. } => Some(Position::new(*replid, *acked)),
+            SessionState::Held(_) => session.asked,
+            SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
+        });
+        match (session, probed) {
+            (Some(session), Some(probed)) if session.replid == probed.replid => Some(session.max(probed)),
+            (Some(session), _) => Some(session),
+            (None, probed) => probed,
+        }
+    }
+
+    /// Whether it can go on with what the primary sends now, or does so already.
+    pub(super) fn fits_live(&self, replica: &NodeAddress) -> bool {
+        let Some(live) = self.relay.live() else { return false };
+        // A detached replica writes its own history, whatever its id says.
+        if self.info(replica).is_some_and(|info| info.role == Some(ServerRole::Master)) {
+            return false;
+        }
+        self.position(replica).is_some_and(|position| stands_on(live, position))
+    }
+
+    /// It follows the live history through the relay.
+    pub(super) fn is_streaming_live(&self, replica: &NodeAddress) -> bool {
+        let streaming = self.session(replica).is_some_and(|session| matches!(session.state, SessionState::Streaming { .. }));
+        streaming && self.fits_live(replica)
+    }
+
+    /// Bytes that it is behind the live history's end.
+    pub(super) fn lag_bytes(&self, replica: &NodeAddress) -> Option<u64> {
+        let live = self.relay.live()?;
+        let position = self.position(replica)?;
+        if !stands_on(live, position) {
+            return None;
+        }
+        Some(position.offset.bytes_behind(live.end).unwrap_or(0))
+    }
+
+    /// It has at least what had arrived `ago` before now.
+    pub(super) fn has_what_arrived(&self, replica: &NodeAddress, now: Time, ago: Duration) -> bool {
+        let Some(position) = self.position(replica) else { return false };
+        let Some(live) = self.relay.live() else { return false };
+        let then = self.ends.iter().rev().find(|(at, end)| now.since(*at) >= ago && end.replid == live.replid());
+        then.is_some_and(|(_, end)| position.offset >= end.offset)
+    }
+}
+
+/// Whether a position is on this history: its next byte is kept, or is yet to arrive.
+pub(super) fn stands_on(history: &History, position: Position) -> bool {
+    match history.standing(position) {
+        Standing::Covered | Standing::Ahead { .. } => true,
+        Standing::UnknownId | Standing::PastLimit { .. } | Standing::TooOld { .. } => false,
+    }
+}
+
+/// The relay publishes at most 20 views a second: these are at least the last 12 seconds.
+const ENDS_MAX: usize = 256;

@@ -1,0 +1,204 @@
+//! What a client's connection has read so far, so that it is never shown something older (promise P10), and what a server must say of
+//! itself before the connection reads from it (promise P1).
+//!
+//! Ids are compared, not addresses: an address that was left and comes back with the dataset that was left is a step back; with a newer
+//! dataset it is a step forward. The one step back that happens: the new active dies while the old one drains, and the old one takes
+//! back over. Connections that have moved are then closed with an error, the others never noticed.
+
+use crate::control::assignment::{ActiveReplica, Assignment};
+use crate::info::{Role, ServerInfo};
+use crate::types::{Generation, Offset, Position, ReplId, RunId};
+use std::collections::VecDeque;
+
+/// Where a connection has been.
+#[derive(Debug, Clone, Default)]
+pub struct Trail {
+    generation: Generation,
+    /// Ids of the history that was read last.
+    current: Vec<ReplId>,
+    /// Of those before, the latest last.
+    left: VecDeque<Vec<ReplId>>,
+    /// The newest position that was surely read from.
+    position: Option<Position>,
+}
+
+/// Why a server may not be read by a connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CheckRefusal {
+    /// Another process answers there: it waits for the controller.
+    #[error("run id is {found:?}, the active is {expected:?}")]
+    RunId {
+        /// Of the assignment.
+        expected: RunId,
+        /// Of the server.
+        found: Option<RunId>,
+    },
+    /// It is no replica (or, after a detach, still one).
+    #[error("role is {found:?}, expected {expected:?}")]
+    Role {
+        /// As assigned.
+        expected: Role,
+        /// Of the server.
+        found: Option<Role>,
+    },
+    /// Its dataset is not all there.
+    #[error("it is loading its dataset")]
+    Loading,
+    /// It holds a history that was not judged.
+    #[error("its history is {found:?}, which is not among the active's")]
+    History {
+        /// Of the server.
+        found: Option<ReplId>,
+    },
+    /// It is behind what readers have seen.
+    #[error("its offset is {found:?}, readers have seen {needed}")]
+    Behind {
+        /// What it must have.
+        needed: Offset,
+        /// What it has.
+        found: Option<Offset>,
+    },
+}
+
+/// Whether the server that said `info` is the active, with at least what earlier actives were sent.
+pub fn check(active: &ActiveReplica, info: &ServerInfo) -> Result<(), CheckRefusal> {
+    if info.run_id != Some(active.run_id) {
+        return Err(CheckRefusal::RunId { expected: active.run_id, found: info.run_id });
+    }
+    let role = if active.detached { Role::Master } else { Role::Slave };
+    if info.role != Some(role) {
+        return Err(CheckRefusal::Role { expected: role, found: info.role });
+    }
+    if !info.serves_a_complete_dataset() {
+        return Err(CheckRefusal::Loading);
+    }
+    let Some(current) = active.replids.first() else { return Ok(()) };
+    if !info.replid.is_some_and(|id| active.replids.contains(&id)) {
+        return Err(CheckRefusal::History { found: info.replid });
+    }
+    // Offsets of another id of the same history (it has not heard of the newest one yet) say nothing here.
+    if info.replid == Some(*current) && info.offset < Some(active.offset_at_least) {
+        return Err(CheckRefusal::Behind { needed: active.offset_at_least, found: info.offset });
+    }
+    Ok(())
+}
+
+impl Trail {
+    /// Whether this assignment is older than one that the connection was served under.
+    pub fn is_past(&self, assignment: &Assignment) -> bool {
+        assignment.generation < self.generation
+    }
+
+    /// Whether reading from this active would show a dataset that the connection has left for a newer one.
+    pub fn goes_back_to(&self, active: &ActiveReplica) -> bool {
+        !shares(&self.current, &active.replids) && self.left.iter().any(|left| shares(left, &active.replids))
+    }
+
+    /// Whether the server that said `info` has at least what this connection has surely read in the same history.
+    pub fn check(&self, info: &ServerInfo) -> Result<(), CheckRefusal> {
+        match self.position {
+            Some(seen) if info.replid == Some(seen.replid) && info.offset < Some(seen.offset) => {
+                Err(CheckRefusal::Behind { needed: seen.offset, found: info.offset })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The connection is served by this active from now on; `position` is where it was found.
+    pub fn served(&mut self, generation: Generation, active: &ActiveReplica, position: Option<Position>) {
+        self.generation = self.generation.max(generation);
+        self.position = position.or(self.position);
+        if active.replids.is_empty() || self.current == active.replids {
+            return;
+        }
+        if !self.current.is_empty() && !shares(&self.current, &active.replids) {
+            self.left.push_back(std::mem::take(&mut self.current));
+            if self.left.len() > LEFT_MAX {
+                self.left.pop_front();
+            }
+        }
+        self.current.clone_from(&active.replids);
+    }
+}
+
+fn shares(one: &[ReplId], other: &[ReplId]) -> bool {
+    one.iter().any(|id| other.contains(id))
+}
+
+/// Datasets that a connection remembers to have left. Only the one before can come back, during its drain; the rest is margin.
+const LEFT_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::NodeAddress;
+
+    fn id(digit: char) -> ReplId {
+        digit.to_string().repeat(40).parse().expect("an id")
+    }
+
+    fn active(replids: &[char]) -> ActiveReplica {
+        ActiveReplica {
+            address: NodeAddress::new("127.0.0.1", 6380),
+            run_id: "f".repeat(40).parse().expect("a run id"),
+            detached: false,
+            replids: replids.iter().map(|digit| id(*digit)).collect(),
+            offset_at_least: Offset::new(100).expect("in range"),
+        }
+    }
+
+    fn healthy(offset: u64) -> ServerInfo {
+        ServerInfo {
+            run_id: Some(active(&[]).run_id),
+            role: Some(Role::Slave),
+            replid: Some(id('a')),
+            offset: Offset::new(offset),
+            ..ServerInfo::default()
+        }
+    }
+
+    #[test]
+    fn only_the_judged_process_with_the_judged_dataset_is_read() {
+        let expected = active(&['a', 'b']);
+        assert_eq!(check(&expected, &healthy(100)), Ok(()));
+        assert!(matches!(check(&expected, &healthy(99)), Err(CheckRefusal::Behind { .. })));
+        assert!(matches!(check(&active(&['c']), &healthy(100)), Err(CheckRefusal::History { .. })));
+        assert_eq!(check(&active(&[]), &healthy(1)), Ok(()), "nothing is known of the history");
+        assert_eq!(check(&active(&['b', 'a']), &healthy(1)), Ok(()), "an older id of the history");
+        let restarted = ServerInfo { run_id: Some("e".repeat(40).parse().expect("a run id")), ..healthy(100) };
+        assert!(matches!(check(&expected, &restarted), Err(CheckRefusal::RunId { .. })));
+        assert!(matches!(check(&expected, &ServerInfo { run_id: None, ..healthy(100) }), Err(CheckRefusal::RunId { .. })));
+        assert!(matches!(check(&expected, &ServerInfo { is_loading: true, ..healthy(100) }), Err(CheckRefusal::Loading)));
+        let primary = ServerInfo { role: Some(Role::Master), ..healthy(100) };
+        assert!(matches!(check(&expected, &primary), Err(CheckRefusal::Role { .. })));
+        let detached = ActiveReplica { detached: true, ..expected };
+        assert_eq!(check(&detached, &primary), Ok(()));
+        assert!(matches!(check(&detached, &healthy(100)), Err(CheckRefusal::Role { .. })));
+    }
+
+    #[test]
+    fn a_connection_that_moved_on_does_not_come_back() {
+        let mut trail = Trail::default();
+        trail.served(Generation(1), &active(&['a']), None);
+        assert!(!trail.goes_back_to(&active(&['b', 'a'])), "the same history under a new id");
+        trail.served(Generation(2), &active(&['b', 'a']), None);
+        assert!(!trail.goes_back_to(&active(&['c'])));
+        trail.served(Generation(3), &active(&['c']), None);
+        assert!(trail.goes_back_to(&active(&['a'])));
+        assert!(!trail.goes_back_to(&active(&['d'])));
+
+        let mut stayed = Trail::default();
+        stayed.served(Generation(1), &active(&['a']), None);
+        stayed.served(Generation(4), &active(&['a']), None);
+        assert!(!stayed.goes_back_to(&active(&['a'])), "it never left");
+    }
+
+    #[test]
+    fn another_replica_must_have_what_was_read() {
+        let mut trail = Trail::default();
+        trail.served(Generation(1), &active(&['a']), healthy(500).position());
+        assert!(trail.check(&healthy(499)).is_err());
+        assert_eq!(trail.check(&healthy(500)), Ok(()));
+        assert_eq!(trail.check(&ServerInfo { replid: Some(id('b')), ..healthy(1) }), Ok(()));
+    }
+}

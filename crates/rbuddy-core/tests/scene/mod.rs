@@ -1,0 +1,468 @@
+//! A small world for the controller: servers and a relay that behave as the real ones do in the points that decisions rest on, in steps of
+//! 100 ms, without a socket. No faults of its own: tests break things by hand. (The simulator with seeded faults is a crate of its own.)
+
+use rbuddy_core::control::Controller;
+use rbuddy_core::control::action::{Action, Outcome, Output, ServerCommand};
+use rbuddy_core::control::assignment::Assignment;
+use rbuddy_core::control::event::{Event, Node, Probe, ProbeResult};
+use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, SessionView, SnapshotState, SnapshotView, Start, UpstreamState};
+use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, StandbyMode};
+use rbuddy_core::control::state::DurableState;
+use rbuddy_core::control::status::{GroupStatus, Operation, OperationResult, Phase};
+use rbuddy_core::info::{Keyspace, Role, ServerInfo};
+use rbuddy_core::replication::history::History;
+use rbuddy_core::replication::psync::{Asked, HoldReason, Permit, Verdict, decide};
+use rbuddy_core::types::{DatasetId, Flavour, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, ServerVersion, Time};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub const STEP: Duration = Duration::from_millis(100);
+
+/// A server of the scene.
+#[derive(Debug, Clone)]
+pub struct Server {
+    pub up: bool,
+    pub run_id: RunId,
+    pub master: Option<NodeAddress>,
+    pub replid: ReplId,
+    pub replid2: Option<ReplId>,
+    pub offset: u64,
+    /// First byte that its backlog covers, as a primary.
+    pub backlog_from: u64,
+    pub keys: u64,
+    pub expires: u64,
+    pub avg_ttl_ms: u64,
+    pub serve_stale: bool,
+    pub link_up: bool,
+    /// Answers nothing, though it runs.
+    pub hangs: bool,
+    pub version: ServerVersion,
+    /// Steps for which a new dataset still loads.
+    pub loading_steps: u32,
+}
+
+pub struct Scene {
+    pub now: Time,
+    pub controller: Controller,
+    pub policy: GroupPolicy,
+    pub primary: Server,
+    pub replicas: BTreeMap<NodeAddress, Server>,
+    pub view: RelayView,
+    pub orders: RelayOrders,
+    pub assignment: Option<Assignment>,
+    pub disk: Option<DurableState>,
+    pub story: Vec<String>,
+    pub commands: Vec<(NodeAddress, ServerCommand)>,
+    pub link_cut: bool,
+    pub sync_full: u32,
+    ids: u64,
+    reply: Option<OperationResult>,
+}
+
+pub fn address(port: u16) -> NodeAddress {
+    NodeAddress::new("127.0.0.1", port)
+}
+
+pub const RELAY: u16 = 6382;
+pub const A: u16 = 6380;
+pub const B: u16 = 6381;
+pub const C: u16 = 6383;
+
+impl Scene {
+    /// A primary with keys, A following it, B fresh and empty.
+    pub fn one_and_one() -> Scene {
+        Scene::with(&[A, B], |scene| {
+            scene.follow_primary(A);
+        })
+    }
+
+    pub fn with(ports: &[u16], arrange: impl FnOnce(&mut Scene)) -> Scene {
+        let policy = GroupPolicy {
+            group: "main".parse().expect("a name"),
+            primary: address(6379),
+            replicas: ports.iter().map(|port| address(*port)).collect(),
+            actives: 1,
+            relay: address(RELAY),
+            standby: StandbyMode::Empty,
+            freeze: FreezeMode::Hold,
+            drain: Duration::from_secs(2),
+            max_lag: MaxLag::default(),
+            guard: Guard::default(),
+            dead_after: Duration::from_secs(1),
+            notify: vec!["http://one/".into()],
+        };
+        let now = Time::from_unix_ms(1_000_000);
+        let mut scene = Scene {
+            now,
+            controller: Controller::new(policy.clone(), None, now),
+            policy,
+            primary: server(1, 100_000),
+            replicas: ports.iter().enumerate().map(|(n, port)| (address(*port), server(10 + n as u64, 0))).collect(),
+            view: RelayView::default(),
+            orders: RelayOrders::default(),
+            assignment: None,
+            disk: None,
+            story: Vec::new(),
+            commands: Vec::new(),
+            link_cut: false,
+            sync_full: 0,
+            ids: 1000,
+            reply: None,
+        };
+        scene.primary.offset = 5_000;
+        arrange(&mut scene);
+        // A controller that already knows a changed policy.
+        scene.controller = Controller::new(scene.policy.clone(), None, now);
+        scene.drain_outputs();
+        scene
+    }
+
+    pub fn follow_primary(&mut self, port: u16) {
+        let primary = self.primary.clone();
+        let replica = self.at(port);
+        replica.master = Some(address(6379));
+        (replica.replid, replica.offset, replica.keys, replica.expires) = (primary.replid, primary.offset, primary.keys, primary.expires);
+        replica.link_up = true;
+    }
+
+    pub fn at(&mut self, port: u16) -> &mut Server {
+        self.replicas.get_mut(&address(port)).expect("of the scene")
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
+    }
+
+    /// The primary comes back with another history.
+    pub fn replace_primary(&mut self, keys: u64) {
+        let (run, id) = (self.next_id(), self.next_id());
+        self.primary = Server { offset: 700, backlog_from: 701, ..server(run, keys) };
+        self.primary.replid = replid(id);
+        // Its old connection is gone.
+        self.view.upstream.state = UpstreamState::Connecting;
+    }
+
+    /// A replica's process is another one now, with or without its data.
+    pub fn restart(&mut self, port: u16, with_data: bool) {
+        let (run, id) = (self.next_id(), self.next_id());
+        let replica = self.at(port);
+        replica.run_id = run_id(run);
+        replica.link_up = false;
+        if !with_data {
+            (replica.keys, replica.expires, replica.offset, replica.replid, replica.master) = (0, 0, 0, replid(id), None);
+            replica.replid2 = None;
+        }
+        self.view.sessions.remove(&address(port));
+    }
+
+    /// rbuddy dies and starts again with what is on disk.
+    pub fn restart_rbuddy(&mut self) {
+        let resumable = match (self.view.ready_snapshot(), self.view.live()) {
+            (Some(snapshot), Some(live)) => Some((snapshot.dataset, live.end_position())),
+            _ => None,
+        };
+        self.view = RelayView { resumable, ..RelayView::default() };
+        self.orders = RelayOrders::default();
+        self.assignment = None;
+        self.controller = Controller::new(self.policy.clone(), self.disk.clone(), self.now);
+        self.drain_outputs();
+    }
+
+    pub fn operate(&mut self, operation: Operation) -> OperationResult {
+        self.reply = None;
+        self.controller.handle(self.now, Event::Operator { request: 1, operation });
+        self.drain_outputs();
+        self.reply.take().expect("every operation is answered")
+    }
+
+    pub fn status(&self) -> GroupStatus {
+        self.controller.status(self.now)
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.status().phase
+    }
+
+    pub fn active(&self) -> Vec<u16> {
+        self.assignment.iter().flat_map(|assignment| assignment.actives.iter().map(|active| active.address.port)).collect()
+    }
+
+    /// Steps until it is so. Fails with the story after `limit`.
+    pub fn until(&mut self, limit: Duration, what: &str, so: impl Fn(&Scene) -> bool) {
+        let end = self.now.after(limit);
+        while !so(self) {
+            assert!(self.now < end, "not within {limit:?}: {what}\nstatus: {:#?}\nstory:\n{}", self.status(), self.story.join("\n"));
+            self.step();
+        }
+    }
+
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now.after(time);
+        while self.now < end {
+            self.step();
+        }
+    }
+
+    pub fn step(&mut self) {
+        self.now = self.now.after(STEP);
+        if self.primary.up {
+            self.primary.offset += 10;
+        }
+        self.move_upstream();
+        self.move_sessions();
+        self.send(Event::Relay(Box::new(self.view.clone())));
+        let primary = self.look(&self.primary);
+        self.send(Event::Probe { node: Node::Primary, result: primary });
+        for replica in self.policy.replicas.clone() {
+            let result = self.look(&self.replicas[&replica]);
+            self.send(Event::Probe { node: Node::Replica(replica), result });
+        }
+    }
+
+    fn send(&mut self, event: Event) {
+        self.controller.handle(self.now, event);
+        self.drain_outputs();
+    }
+
+    fn drain_outputs(&mut self) {
+        let mut outcomes = Vec::new();
+        while let Output::Action(action) = self.controller.poll_output() {
+            match action {
+                Action::Persist(state) => self.disk = Some(*state),
+                Action::Assign(assignment) => self.assignment = Some(assignment),
+                Action::Orders(orders) => self.orders = orders,
+                Action::Outbox(_) => {}
+                Action::Reply { result, .. } => self.reply = Some(result),
+                Action::Story { level, replica, text } => {
+                    self.story.push(format!("{} {level:?} {} {text}", self.now, replica.map_or(String::new(), |r| r.to_string())));
+                }
+                Action::Server { id, replica, command, .. } => {
+                    self.story.push(format!("{} -> {replica} {command:?}", self.now));
+                    let outcome = self.carry_out(&replica, &command);
+                    self.commands.push((replica, command));
+                    outcomes.push(Event::Outcome { id, outcome });
+                }
+            }
+        }
+        outcomes.into_iter().for_each(|outcome| self.send(outcome));
+    }
+
+    fn carry_out(&mut self, replica: &NodeAddress, command: &ServerCommand) -> Outcome {
+        let id = self.next_id();
+        let server = self.replicas.get_mut(replica).expect("of the scene");
+        if !server.up || server.hangs {
+            return Outcome::Refused("does not answer".into());
+        }
+        match command {
+            ServerCommand::Follow { serve_stale } => {
+                server.serve_stale = *serve_stale;
+                if server.master != Some(address(RELAY)) {
+                    (server.master, server.link_up) = (Some(address(RELAY)), false);
+                }
+            }
+            ServerCommand::ServeStale(on) => server.serve_stale = *on,
+            ServerCommand::Detach => {
+                (server.replid2, server.replid, server.master, server.link_up) = (Some(server.replid), replid(id), None, false);
+                self.view.sessions.remove(replica);
+            }
+            ServerCommand::DisconnectClients => {}
+            ServerCommand::Empty { run_id, .. } => {
+                if server.run_id != *run_id {
+                    return Outcome::Refused("another process".into());
+                }
+                let old = server.replid;
+                (server.keys, server.expires, server.replid, server.replid2) = (0, 0, replid(id), Some(old));
+                (server.serve_stale, server.master, server.link_up) = (false, Some(address(RELAY)), false);
+                self.view.sessions.remove(replica);
+            }
+        }
+        Outcome::Done
+    }
+
+    fn look(&self, server: &Server) -> ProbeResult {
+        if !server.up || server.hangs {
+            return ProbeResult::Failed("no answer".into());
+        }
+        let info = ServerInfo {
+            version: Some(server.version),
+            run_id: Some(server.run_id),
+            role: Some(if server.master.is_some() { Role::Slave } else { Role::Master }),
+            master: server.master.clone(),
+            is_link_up: server.link_up && server.loading_steps == 0,
+            is_loading: server.loading_steps > 0,
+            replid: Some(server.replid),
+            replid2: server.replid2,
+            offset: Offset::new(server.offset),
+            keyspace: Keyspace { keys: server.keys, expires: server.expires, avg_ttl_ms: server.avg_ttl_ms },
+            ..ServerInfo::default()
+        };
+        ProbeResult::Answered(Box::new(Probe { info, serve_stale: server.master.as_ref().map(|_| server.serve_stale) }))
+    }
+
+    fn move_upstream(&mut self) {
+        let Some(start) = self.orders.start.clone() else { return };
+        if self.view.histories.is_empty() {
+            match start {
+                Start::At { position, earlier } => {
+                    let mut history = History::starting_at(position, None);
+                    earlier.into_iter().for_each(|id| history.remember(id));
+                    self.view.histories.push(history);
+                }
+                Start::Resume => {
+                    let (dataset, end) = self.view.resumable.expect("ordered only if there");
+                    let mut history = History::starting_at(dataset.0, Some(dataset));
+                    history.end = end.offset;
+                    self.view.histories.push(history);
+                    self.view.snapshot = Some(snapshot(dataset, SnapshotState::Ready));
+                }
+                Start::Fresh => {}
+            }
+        }
+        if !self.primary.up || self.link_cut {
+            if self.view.upstream.state != UpstreamState::Connecting {
+                self.view.upstream.state = UpstreamState::Connecting;
+                self.view.upstream.down_since = Some(self.now);
+            }
+            return;
+        }
+        if self.view.upstream.state == UpstreamState::ReceivingSnapshot {
+            self.view.upstream.state = UpstreamState::Streaming;
+            if let Some(snapshot) = &mut self.view.snapshot {
+                snapshot.state = SnapshotState::Ready;
+            }
+        } else if self.view.upstream.state != UpstreamState::Streaming {
+            self.dial();
+        }
+        let end = Offset::new(self.primary.offset).expect("small");
+        if let Some(live) = self.view.histories.iter_mut().find(|history| history.live) {
+            live.end = end;
+        }
+        if let Some(number) = self.orders.snapshot_request.filter(|number| Some(*number) > self.view.snapshot_request_done) {
+            self.view.snapshot_request_done = Some(number);
+            self.sync_full += 1;
+            let dataset = DatasetId(Position::new(self.primary.replid, end));
+            self.view.snapshot = Some(snapshot(dataset, SnapshotState::Ready));
+        }
+        let discarded = self.orders.discard_snapshot;
+        self.view.snapshot = self.view.snapshot.take().filter(|snapshot| Some(snapshot.dataset) != discarded);
+        self.view.histories.retain(|history| history.live || !self.orders.discard_ended.contains(&history.end_position()));
+    }
+
+    fn dial(&mut self) {
+        let asked = self.view.live().map(History::end_position);
+        let accepted = asked.is_some_and(|position| {
+            position.replid == self.primary.replid
+                && position.offset.get() <= self.primary.offset
+                && position.offset.get() + 1 >= self.primary.backlog_from
+        });
+        self.view.upstream.down_since = None;
+        if accepted {
+            self.view.upstream.state = UpstreamState::Streaming;
+            return;
+        }
+        self.view.upstream.state = UpstreamState::ReceivingSnapshot;
+        self.sync_full += 1;
+        self.view.histories.iter_mut().for_each(|history| history.live = false);
+        let position = Position::new(self.primary.replid, Offset::new(self.primary.offset).expect("small"));
+        let dataset = DatasetId(position);
+        self.view.histories.push(History::starting_at(position, Some(dataset)));
+        self.view.snapshot = Some(snapshot(dataset, SnapshotState::Receiving));
+    }
+
+    fn move_sessions(&mut self) {
+        let ready = self.view.ready_snapshot().map(|snapshot| snapshot.dataset);
+        for (replica, server) in &mut self.replicas {
+            if !server.up || server.master != Some(address(RELAY)) {
+                self.view.sessions.remove(replica);
+                continue;
+            }
+            if server.loading_steps > 0 {
+                server.loading_steps -= 1;
+                continue;
+            }
+            let position = Position::new(server.replid, Offset::new(server.offset).expect("small"));
+            let asked = Asked::From(position.replid, position.offset.next_byte());
+            let Some(permit) = self.orders.permits.get(replica).copied() else { continue };
+            let verdict = decide(asked, permit, &self.view.histories, ready);
+            let known = self.view.sessions.get(replica).cloned();
+            let state = match verdict {
+                Verdict::Hold(reason) => {
+                    server.link_up = false;
+                    SessionState::Held(reason)
+                }
+                Verdict::Continue { history, announce, .. } => {
+                    let history = &self.view.histories[history];
+                    let is_paused = self.orders.paused_streams.contains(replica);
+                    if !is_paused {
+                        server.offset = history.end.get();
+                        if history.live && self.primary.up && !self.link_cut {
+                            (server.keys, server.expires) = (self.primary.keys, self.primary.expires);
+                        }
+                    }
+                    server.replid = announce;
+                    server.link_up = true;
+                    let offset = Offset::new(server.offset).expect("small");
+                    SessionState::Streaming { replid: announce, acked: offset, sent: offset, seeded: None }
+                }
+                Verdict::Full { dataset, .. } => {
+                    (server.replid, server.offset) = (dataset.0.replid, dataset.0.offset.get());
+                    (server.keys, server.expires, server.loading_steps) = (self.primary.keys, self.primary.expires, 5);
+                    server.link_up = false;
+                    SessionState::Loading { dataset }
+                }
+            };
+            let since = match &known {
+                Some(known) if std::mem::discriminant(&known.state) == std::mem::discriminant(&state) => known.since,
+                _ => self.now,
+            };
+            let asked = matches!(state, SessionState::Held(_)).then_some(position);
+            self.view.sessions.insert(replica.clone(), SessionView { asked, announced_version: None, state, since });
+        }
+    }
+
+    /// What the relay's hold looks like from here.
+    pub fn held(&self, port: u16) -> Option<HoldReason> {
+        match self.view.sessions.get(&address(port))?.state {
+            SessionState::Held(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    pub fn permit(&self, port: u16) -> Option<Permit> {
+        self.orders.permits.get(&address(port)).copied()
+    }
+}
+
+fn snapshot(dataset: DatasetId, state: SnapshotState) -> SnapshotView {
+    let rdb = RdbVersion { flavour: Flavour::Redis, number: 10 };
+    SnapshotView { dataset, state, bytes: 1000, total_bytes: Some(1000), rdb: Some(rdb), keys_hint: None }
+}
+
+fn server(id: u64, keys: u64) -> Server {
+    Server {
+        up: true,
+        run_id: run_id(id),
+        master: None,
+        replid: replid(id),
+        replid2: None,
+        offset: 0,
+        backlog_from: 1,
+        keys,
+        expires: 0,
+        avg_ttl_ms: 0,
+        serve_stale: true,
+        link_up: false,
+        hangs: false,
+        version: ServerVersion::parse(Flavour::Redis, "7.0.15").expect("a version"),
+        loading_steps: 0,
+    }
+}
+
+pub fn run_id(number: u64) -> RunId {
+    format!("{number:040x}").parse().expect("an id")
+}
+
+pub fn replid(number: u64) -> ReplId {
+    format!("{:040x}", number + 0xa000_0000).parse().expect("an id")
+}

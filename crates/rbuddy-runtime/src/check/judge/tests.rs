@@ -1,0 +1,194 @@
+//! Facts made by hand: what is said of them.
+
+use super::super::facts::{Access, GroupFacts, Server, ServerFacts, Silence};
+use super::super::finding::{Finding, Severity, Topic};
+use super::super::gather::{FOR_PRIMARY, FOR_REPLICAS};
+use super::{group, identity, size};
+use crate::settings::{Credentials, Endpoint, GroupSettings, RelaySettings, Secret};
+use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, StandbyMode};
+use rbuddy_core::info::ServerInfo;
+use rbuddy_core::types::NodeAddress;
+use std::time::Duration;
+
+/// A primary and two replicas, one full and one empty, without a fault.
+fn sound() -> GroupFacts {
+    let primary = NodeAddress::new("p", 1);
+    let relay = NodeAddress::new("relay", 4);
+    let policy = GroupPolicy {
+        group: "main".parse().expect("a name"),
+        primary: primary.clone(),
+        replicas: vec![NodeAddress::new("a", 2), NodeAddress::new("b", 3)],
+        actives: 1,
+        relay: relay.clone(),
+        standby: StandbyMode::Empty,
+        freeze: FreezeMode::Hold,
+        drain: Duration::from_secs(10),
+        max_lag: MaxLag::default(),
+        guard: Guard::default(),
+        dead_after: Duration::from_secs(3),
+        notify: Vec::new(),
+    };
+    let endpoint = |address: &NodeAddress| Endpoint { address: address.clone(), user: None, password: None };
+    let settings = GroupSettings {
+        primary: endpoint(&primary),
+        replicas: policy.replicas.iter().map(endpoint).collect(),
+        relay: RelaySettings {
+            listen: "0.0.0.0:4".to_owned(),
+            announce: relay,
+            backlog_bytes: 64 << 20,
+            auth: None,
+            upstream_timeout: Duration::from_secs(30),
+            replica_timeout: Duration::from_secs(60),
+        },
+        reader: None,
+        notify: Vec::new(),
+        policy,
+    };
+    let full = "aa".repeat(20);
+    let primary_info = format!(
+        "redis_version:7.0.15\nrun_id:{}\nconfig_file:/etc/p\nrole:master\nmaster_replid:{full}\nmaster_repl_offset:9\nrepl_backlog_size:104857600\nused_memory:1000\ndb0:keys=5,expires=0,avg_ttl=0\n",
+        "01".repeat(20)
+    );
+    let replica_info = |id: &str, replid: &str, keys: &str| {
+        format!(
+            "redis_version:7.0.15\nrun_id:{}\nconfig_file:/etc/r\nrole:slave\nmaster_host:p\nmaster_port:1\nslave_read_only:1\nmaster_replid:{replid}\nused_memory:1000\ntotal_system_memory:100000\n{keys}",
+            id.repeat(20)
+        )
+    };
+    let mut primary_facts = facts(&primary_info, FOR_PRIMARY);
+    primary_facts.write_rate = Some(1024.0);
+    GroupFacts {
+        primary: Server { address: primary, facts: Ok(primary_facts) },
+        replicas: vec![
+            Server {
+                address: NodeAddress::new("a", 2),
+                facts: Ok(facts(&replica_info("02", &full, "db0:keys=5,expires=0,avg_ttl=0\n"), FOR_REPLICAS)),
+            },
+            Server { address: NodeAddress::new("b", 3), facts: Ok(facts(&replica_info("03", &"bb".repeat(20), ""), FOR_REPLICAS)) },
+        ],
+        settings,
+    }
+}
+
+fn facts(info: &str, commands: &[(&'static str, &[&str])]) -> ServerFacts {
+    let config =
+        [("masterauth", ""), ("masteruser", ""), ("save", "3600 1"), ("replica-serve-stale-data", "yes"), ("replica-read-only", "yes")];
+    let more = [("databases", "16"), ("maxmemory", "0"), ("maxmemory-policy", "noeviction")];
+    ServerFacts {
+        info: ServerInfo::parse(info),
+        config: config.into_iter().chain(more).map(|(name, value)| (name, value.to_owned())).collect(),
+        commands: commands.iter().map(|(name, _)| (*name, Access::Allowed)).collect(),
+        modules: Some(Default::default()),
+        file_replicaof: Some(Some(NodeAddress::new("relay", 4))),
+        ..ServerFacts::default()
+    }
+}
+
+fn all(group_facts: &GroupFacts) -> Vec<Finding> {
+    let mut list = identity(std::slice::from_ref(group_facts));
+    list.extend(group(group_facts));
+    list
+}
+
+/// What is not as it should be: severity, server, topic.
+fn faults(group_facts: &GroupFacts) -> Vec<(Severity, Option<String>, Topic)> {
+    let list = all(group_facts).into_iter().filter(|finding| finding.severity > Severity::Ok);
+    list.map(|finding| (finding.severity, finding.server.map(|server| server.to_string()), finding.topic)).collect()
+}
+
+fn replica(group: &mut GroupFacts, at: usize) -> &mut ServerFacts {
+    group.replicas[at].facts.as_mut().expect("it answered")
+}
+
+#[test]
+fn a_sound_group_has_no_fault() {
+    assert_eq!(faults(&sound()), []);
+}
+
+#[test]
+fn each_fault_is_named_at_its_server() {
+    use Severity::{Error, Note, Warning};
+    type Change = fn(&mut GroupFacts);
+    let changes: [(Change, Severity, Option<&str>, Topic); 24] = [
+        (|g| replica(g, 1).info.run_id = g.known_primary().and_then(|p| p.info.run_id), Error, Some("b:3"), Topic::Identity),
+        (|g| replica(g, 1).info.run_id = replica(g, 0).info.run_id, Error, Some("b:3"), Topic::Identity),
+        (|g| replica(g, 0).info.is_cluster = true, Error, Some("a:2"), Topic::Cluster),
+        (|g| g.replicas[0].facts = Err(Silence { is_denied: false, reason: "gone".into() }), Error, Some("a:2"), Topic::Reachable),
+        (|g| replica(g, 0).info.master = Some(NodeAddress::new("x", 1)), Warning, Some("a:2"), Topic::Role),
+        (|g| replica(g, 0).info.replid = Some("cc".repeat(20).parse().expect("an id")), Error, Some("a:2"), Topic::Data),
+        (|g| replica(g, 0).info.version = "6.2.0".parse_redis(), Error, Some("a:2"), Topic::Version),
+        (|g| _ = replica(g, 0).commands.insert("FLUSHALL", Access::Missing), Error, Some("a:2"), Topic::Commands),
+        (|g| _ = replica(g, 0).commands.insert("REPLICAOF", Access::Denied), Error, Some("a:2"), Topic::Commands),
+        (|g| _ = replica(g, 0).commands.insert("CONFIG REWRITE", Access::Denied), Warning, Some("a:2"), Topic::Commands),
+        (|g| _ = replica(g, 0).commands.insert("CLIENT KILL", Access::Unknown), Note, Some("a:2"), Topic::Commands),
+        (|g| _ = replica(g, 0).config.insert("masterauth", "pw".into()), Warning, Some("a:2"), Topic::Masterauth),
+        (|g| g.settings.primary.password = Some(Secret::new("pw")), Error, Some("a:2"), Topic::Masterauth),
+        (|g| _ = replica(g, 0).config.insert("replica-serve-stale-data", "no".into()), Note, Some("a:2"), Topic::StaleReads),
+        (|g| _ = replica(g, 0).config.insert("replica-read-only", "no".into()), Error, Some("a:2"), Topic::ReadOnly),
+        (|g| replica(g, 0).info.config_file = None, Warning, Some("a:2"), Topic::Restart),
+        (|g| replica(g, 0).file_replicaof = Some(None), Note, Some("a:2"), Topic::Restart),
+        (|g| replica(g, 0).info.max_memory = Some(10), Warning, Some("a:2"), Topic::Memory),
+        (|g| replica(g, 0).info.system_memory = Some(10), Warning, Some("a:2"), Topic::Memory),
+        (|g| g.primary.facts.as_mut().expect("answered").write_rate = Some(1e7), Warning, Some("p:1"), Topic::Backlog),
+        (|g| _ = replica(g, 0).config.insert("maxmemory-policy", "allkeys-lru".into()), Warning, None, Topic::Drift),
+        (|g| _ = replica(g, 0).config.insert("databases", "4".into()), Error, Some("a:2"), Topic::Drift),
+        (|g| _ = replica(g, 0).modules.insert(Default::default()), Error, Some("a:2"), Topic::Drift),
+        (|g| replica(g, 0).sentinels = 3, Warning, Some("a:2"), Topic::Sentinel),
+    ];
+    for (at, (change, severity, server, topic)) in changes.into_iter().enumerate() {
+        let mut group = sound();
+        if topic == Topic::Drift {
+            group.primary.facts.as_mut().expect("answered").modules.as_mut().expect("asked").insert("bloom".into());
+            replica(&mut group, 0).modules.as_mut().expect("asked").insert("bloom".into());
+            replica(&mut group, 1).modules.as_mut().expect("asked").insert("bloom".into());
+        }
+        change(&mut group);
+        let faults = faults(&group);
+        let expected = (severity, server.map(str::to_owned), topic);
+        assert!(faults.contains(&expected), "change {at}: expected {expected:?}, found {faults:?}");
+        assert!(
+            all(&group).iter().all(|finding| finding.severity < Severity::Warning || finding.remedy.is_some()),
+            "change {at}: no remedy"
+        );
+    }
+}
+
+trait ParseRedis {
+    fn parse_redis(&self) -> Option<rbuddy_core::types::ServerVersion>;
+}
+
+impl ParseRedis for str {
+    fn parse_redis(&self) -> Option<rbuddy_core::types::ServerVersion> {
+        rbuddy_core::types::ServerVersion::parse(rbuddy_core::types::Flavour::Redis, self).ok()
+    }
+}
+
+#[test]
+fn a_full_set_of_replicas_is_told_that_one_must_be_adopted() {
+    let mut group = sound();
+    let full = replica(&mut group, 0).info.clone();
+    replica(&mut group, 1).info.replid = full.replid;
+    replica(&mut group, 1).info.keyspace = full.keyspace;
+    assert_eq!(faults(&group), [(Severity::Note, None, Topic::Data)]);
+}
+
+#[test]
+fn masterauth_is_compared_and_never_shown() {
+    let mut group = sound();
+    group.settings.relay.auth = Some(Credentials { user: Some("repl".into()), password: Secret::new("hunter2") });
+    for at in 0..2 {
+        replica(&mut group, at).config.insert("masterauth", "hunter2".into());
+        replica(&mut group, at).config.insert("masteruser", "repl".into());
+    }
+    assert_eq!(faults(&group), []);
+    replica(&mut group, 0).config.insert("masterauth", "hunter3".into());
+    replica(&mut group, 1).config.insert("masteruser", String::new());
+    let list = all(&group);
+    assert_eq!(list.iter().filter(|finding| finding.severity == Severity::Error).count(), 2);
+    assert!(!format!("{list:?}").contains("hunter"));
+}
+
+#[test]
+fn sizes_are_readable() {
+    assert_eq!((size(1023).as_str(), size(1 << 20).as_str(), size(u64::MAX).as_str()), ("1023 bytes", "1.0 MiB", "16777216.0 TiB"));
+}

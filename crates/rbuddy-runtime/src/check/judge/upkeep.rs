@@ -1,0 +1,184 @@
+//! What hurts later: restarts, memory, backlog, drift, Sentinels.
+
+use super::super::facts::{GroupFacts, ServerFacts};
+use super::super::finding::{Findings, Severity, Topic};
+use super::size;
+use rbuddy_core::types::NodeAddress;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(super) fn judge(group: &GroupFacts, findings: &mut Findings<'_>) {
+    for (address, facts) in group.known_replicas() {
+        restart(group, address, facts, findings);
+    }
+    if let Some(primary) = group.known_primary() {
+        if primary.persists() == Some(false) {
+            let message = "keeps nothing over a restart: it would come back empty, which rbuddy refuses until `approve`";
+            findings.note(&group.primary.address, Topic::Restart, message, "switch on RDB or AOF there");
+        }
+        backlog(group, primary, findings);
+    }
+    memory(group, findings);
+    drift(group, findings);
+    sentinels(group, findings);
+}
+
+/// What a server does on its own restart belongs to it: only its file and its command line decide.
+fn restart(group: &GroupFacts, address: &NodeAddress, facts: &ServerFacts, findings: &mut Findings<'_>) {
+    let relay = &group.settings.policy.relay;
+    let comes_back = match facts.persists() {
+        Some(true) => "with the keys of its last save",
+        Some(false) => "empty",
+        None => "with what it saved, if anything",
+    };
+    match (&facts.info.config_file, &facts.file_replicaof) {
+        (None, _) => {
+            let message =
+                format!("runs without a configuration file: after its own restart it comes back {comes_back}, as its command line says");
+            let remedy =
+                format!("start it with a file, where rbuddy can write its role down, or with --replicaof {} {}", relay.host, relay.port);
+            findings.warning(address, Topic::Restart, message, &remedy);
+        }
+        (Some(_), Some(Some(master))) if master == relay => {
+            findings.ok(address, Topic::Restart, format!("comes back {comes_back} and follows the relay (read in its file)"));
+        }
+        (Some(file), Some(Some(master))) => {
+            let message = format!("would come back {comes_back} and follow {master} ({file}) until rbuddy has written its role there");
+            findings.note(address, Topic::Restart, message, "rbuddy does so with CONFIG REWRITE; the file must be writable for the server");
+        }
+        (Some(file), Some(None)) => {
+            let message = format!("would come back {comes_back} and follow nobody ({file}) until rbuddy has written its role there");
+            findings.note(address, Topic::Restart, message, "rbuddy does so with CONFIG REWRITE; the file must be writable for the server");
+        }
+        (Some(file), None) => {
+            let message = format!("comes back {comes_back}, in the role that rbuddy writes to {file} with CONFIG REWRITE");
+            findings.note(address, Topic::Restart, message, "see that the file is writable for the server");
+        }
+    }
+}
+
+/// How long a break the backlogs cover; a longer one costs a full resync.
+fn backlog(group: &GroupFacts, primary: &ServerFacts, findings: &mut Findings<'_>) {
+    let (Some(rate), Some(bytes)) = (primary.write_rate, primary.info.backlog_size) else { return };
+    let kept = [
+        (&group.settings.policy.primary, "the primary's backlog", bytes, "raise repl-backlog-size on the primary"),
+        (&group.settings.policy.relay, "the relay's backlog", group.settings.relay.backlog_bytes, "raise `backlog` of the relay"),
+    ];
+    for (address, whose, bytes, remedy) in kept {
+        if rate < 1.0 {
+            findings.ok(address, Topic::Backlog, format!("{whose} holds {}; nothing was written while looking", size(bytes)));
+            continue;
+        }
+        let seconds = bytes as f64 / rate;
+        let message = format!("{whose} of {} covers a break of {seconds:.0} s at {}/s", size(bytes), size(rate as u64));
+        if seconds < COVERED_SECONDS_MIN {
+            findings.warning(address, Topic::Backlog, message, remedy);
+        } else {
+            findings.ok(address, Topic::Backlog, message);
+        }
+    }
+}
+
+/// While a standby is filled, each replica of a host holds the whole dataset.
+fn memory(group: &GroupFacts, findings: &mut Findings<'_>) {
+    let Some(dataset) = group.known_primary().and_then(|primary| primary.info.used_memory) else { return };
+    let mut hosts: BTreeMap<&str, Vec<(&NodeAddress, &ServerFacts)>> = BTreeMap::new();
+    for (address, facts) in group.known_replicas() {
+        hosts.entry(&address.host).or_default().push((address, facts));
+        if let Some(limit) = facts.info.max_memory.filter(|limit| *limit > 0 && *limit < dataset) {
+            let message = format!("has maxmemory {}, the primary uses {}", size(limit), size(dataset));
+            findings.warning(address, Topic::Memory, message, "raise maxmemory there: it must hold the whole dataset");
+        }
+    }
+    for (host, servers) in hosts {
+        let Some(room) = servers.iter().filter_map(|(_, facts)| facts.info.system_memory).max() else { continue };
+        let needed = servers.iter().fold(0u64, |sum, (_, facts)| sum.saturating_add(facts.info.used_memory.unwrap_or(0).max(dataset)));
+        let here = if group.primary.address.host == host { needed.saturating_add(dataset) } else { needed };
+        let message = format!("needs {} during a failover, its machine has {}", size(here), size(room));
+        let address = servers[0].0;
+        if here > room {
+            findings.warning(address, Topic::Memory, message, "give the machine more memory, or put the replicas on several");
+        } else {
+            findings.ok(address, Topic::Memory, message);
+        }
+    }
+}
+
+/// A replica takes over for another: what differs between them changes for the readers at a failover.
+fn drift(group: &GroupFacts, findings: &mut Findings<'_>) {
+    let mut drifts = 0;
+    for (what, values) in [
+        ("version", values(group, |facts| facts.info.version.map(|version| version.to_string()))),
+        ("maxmemory", values(group, |facts| facts.config("maxmemory").map(str::to_owned))),
+        ("maxmemory-policy", values(group, |facts| facts.config("maxmemory-policy").map(str::to_owned))),
+        ("databases", values(group, |facts| facts.config("databases").map(str::to_owned))),
+        ("modules", values(group, |facts| facts.modules.as_ref().map(listed))),
+    ] {
+        let distinct: BTreeSet<&String> = values.iter().map(|(_, value)| value).collect();
+        if distinct.len() > 1 {
+            let list = values.iter().map(|(address, value)| format!("{address} {value}")).collect::<Vec<_>>().join(", ");
+            findings.about_group(
+                Severity::Warning,
+                Topic::Drift,
+                format!("replicas differ in {what}: {list}"),
+                "make them alike: one takes over for the other",
+            );
+            drifts += 1;
+        }
+    }
+    if let Some(primary) = group.known_primary() {
+        drifts += against_primary(group, primary, findings);
+    }
+    if drifts == 0 && group.known_replicas().count() > 1 {
+        findings.about_group(Severity::Ok, Topic::Drift, "the replicas are alike", "");
+    }
+}
+
+/// A snapshot with a database or a module type that the replica does not have ends its loading, or its process.
+fn against_primary(group: &GroupFacts, primary: &ServerFacts, findings: &mut Findings<'_>) -> usize {
+    let databases = |facts: &ServerFacts| facts.config("databases").and_then(|text| text.parse::<u64>().ok());
+    let mut drifts = 0;
+    for (address, facts) in group.known_replicas() {
+        if let (Some(here), Some(there)) = (databases(facts), databases(primary))
+            && here < there
+        {
+            let message = format!("has {here} databases, the primary {there}: it could not load a snapshot that uses them all");
+            findings.error(address, Topic::Drift, message, "raise `databases` in its file and restart it");
+            drifts += 1;
+        }
+        let lacking: Vec<String> = match (&primary.modules, &facts.modules) {
+            (Some(wanted), Some(found)) => wanted.difference(found).cloned().collect(),
+            (None, _) | (_, None) => Vec::new(),
+        };
+        if !lacking.is_empty() {
+            let message = format!("lacks modules of the primary: {}", lacking.join(", "));
+            findings.error(address, Topic::Drift, message, "load the same modules: it cannot load a snapshot with their types");
+            drifts += 1;
+        }
+    }
+    drifts
+}
+
+fn values(group: &GroupFacts, value: impl Fn(&ServerFacts) -> Option<String>) -> Vec<(&NodeAddress, String)> {
+    group.known_replicas().filter_map(|(address, facts)| Some((address, value(facts)?))).collect()
+}
+
+fn listed(names: &BTreeSet<String>) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.iter().cloned().collect::<Vec<_>>().join("+") }
+}
+
+/// A Sentinel that knows a replica re-points it to the primary, past the relay.
+fn sentinels(group: &GroupFacts, findings: &mut Findings<'_>) {
+    if let Some(count) = group.known_primary().map(|facts| facts.sentinels).filter(|count| *count > 0) {
+        let message = format!("{count} Sentinel(s) watch the primary");
+        let remedy = "rbuddy does not follow their failovers yet; replicas that they have seen are re-pointed past the relay";
+        findings.note(&group.primary.address, Topic::Sentinel, message, remedy);
+    }
+    for (address, facts) in group.known_replicas().filter(|(_, facts)| facts.sentinels > 0) {
+        let message = format!("{} Sentinel(s) know this replica and would re-point it to the primary, past the relay", facts.sentinels);
+        let remedy = "once the relay has taken the replicas over: SENTINEL RESET <name> on every Sentinel";
+        findings.warning(address, Topic::Sentinel, message, remedy);
+    }
+}
+
+/// Shorter breaks are ordinary: a restart of a switch, of the primary, of rbuddy.
+const COVERED_SECONDS_MIN: f64 = 60.0;

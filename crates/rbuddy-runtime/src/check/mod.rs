@@ -1,0 +1,71 @@
+//! Looks at the servers of a configuration and says what `run` will need and does not find.
+//!
+//! | where | what |
+//! | --- | --- |
+//! | [`finding`] | what is said: a severity, a server, a remedy |
+//! | [`facts`] | what was learnt of a server |
+//! | [`gather`] | asks the servers |
+//! | [`judge`] | facts in, findings out; pure |
+//!
+//! Promise: nothing is written to any server. Only `AUTH`, `INFO`, `CONFIG GET`, `COMMAND INFO`, `ACL WHOAMI`, `ACL DRYRUN`, `MODULE
+//! LIST` and `CLIENT LIST` are sent. Not here: the configuration file itself (the binary reads it first), words and colours (likewise).
+
+mod facts;
+mod finding;
+mod gather;
+mod judge;
+
+pub use finding::{Finding, Severity, Topic};
+
+use crate::settings::{GroupSettings, Settings};
+use facts::GroupFacts;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// Everything, in the order of the configuration. Takes a second or so (the primary's write rate is sampled), at most about ten.
+pub async fn check(settings: &Settings) -> Vec<Finding> {
+    let groups = look(settings, Depth::All).await;
+    let mut findings = judge::identity(&groups);
+    findings.extend(groups.iter().flat_map(judge::group));
+    findings
+}
+
+/// Only what makes `run` refuse to start: a replica that is a primary, one replica under two names, cluster mode. Servers that do not
+/// answer are no reason: they may come back.
+pub async fn essential(settings: &Settings) -> Vec<Finding> {
+    let groups = look(settings, Depth::Identity).await;
+    judge::identity(&groups)
+}
+
+/// How much is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// `INFO` only.
+    Identity,
+    /// All that is judged.
+    All,
+}
+
+async fn look(settings: &Settings, depth: Depth) -> Vec<GroupFacts> {
+    let mut asking = JoinSet::new();
+    for (group_at, group) in settings.groups.iter().enumerate() {
+        for (server_at, endpoint) in std::iter::once(&group.primary).chain(&group.replicas).enumerate() {
+            let endpoint = endpoint.clone();
+            asking.spawn(async move { ((group_at, server_at), gather::server(&endpoint, depth, server_at == 0, TIMEOUT).await) });
+        }
+    }
+    let mut answers = std::collections::BTreeMap::new();
+    while let Some(joined) = asking.join_next().await {
+        let (place, facts) = joined.expect("asking neither panics nor is cancelled");
+        answers.insert(place, facts);
+    }
+    let facts_of = |(group_at, group): (usize, &GroupSettings)| {
+        let mut servers = answers.range((group_at, 0)..(group_at + 1, 0)).map(|(_, server)| server.clone());
+        let primary = servers.next().expect("each group has a primary, and each server was asked");
+        GroupFacts { settings: group.clone(), primary, replicas: servers.collect() }
+    };
+    settings.groups.iter().enumerate().map(facts_of).collect()
+}
+
+/// For connecting and for each answer.
+const TIMEOUT: Duration = Duration::from_secs(3);

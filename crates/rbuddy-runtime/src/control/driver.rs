@@ -1,0 +1,255 @@
+//! The task that owns a group's controller. Takes events one at a time, carries out actions in order, publishes what others follow.
+//!
+//! Promises: the state file is on disk before anything that follows from it happens; a slow server or receiver never stops the loop (commands run in
+//! tasks of their own, one per replica at a time).
+
+use super::executor::Executor;
+use super::state_file::{StateError, StateFile};
+use crate::clock::Clock;
+use crate::handle::OperationRequest;
+use crate::settings::GroupSettings;
+use crate::webhook::Delivered;
+use rbuddy_core::control::Controller;
+use rbuddy_core::control::action::{Action, ActionId, Outcome, Output, ServerCommand, StoryLevel};
+use rbuddy_core::control::assignment::{Assignment, Notification};
+use rbuddy_core::control::event::{Event, Node};
+use rbuddy_core::control::relay::{RelayOrders, RelayView};
+use rbuddy_core::control::status::{GroupStatus, OperationResult};
+use rbuddy_core::types::NodeAddress;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+/// What a driver needs.
+pub struct DriverConfig {
+    /// The group.
+    pub settings: GroupSettings,
+    /// Where its state is.
+    pub file: StateFile,
+    /// The time.
+    pub clock: Clock,
+    /// What the relay publishes.
+    pub relay: watch::Receiver<RelayView>,
+    /// What operators ask.
+    pub operations: mpsc::Receiver<OperationRequest>,
+    /// What receivers took.
+    pub delivered: mpsc::Receiver<Delivered>,
+}
+
+/// What a driver publishes.
+pub struct Faces {
+    /// For the relay.
+    pub orders: watch::Receiver<RelayOrders>,
+    /// For readers and the API.
+    pub assignment: watch::Receiver<Arc<Assignment>>,
+    /// For the API.
+    pub status: watch::Receiver<Arc<GroupStatus>>,
+    /// For webhooks.
+    pub outbox: watch::Receiver<Arc<Vec<Notification>>>,
+}
+
+/// A group's controller with its surroundings.
+pub struct Driver {
+    controller: Controller,
+    config: DriverConfig,
+    orders: watch::Sender<RelayOrders>,
+    assignment: watch::Sender<Arc<Assignment>>,
+    status: watch::Sender<Arc<GroupStatus>>,
+    outbox: watch::Sender<Arc<Vec<Notification>>>,
+    executors: BTreeMap<NodeAddress, Arc<Mutex<Executor>>>,
+    events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    replies: BTreeMap<u64, oneshot::Sender<OperationResult>>,
+    next_request: u64,
+    hurry: BTreeMap<NodeAddress, Arc<Notify>>,
+    tasks: TaskTracker,
+}
+
+impl Driver {
+    /// Reads the state file and makes the controller. Nothing is sent to any server yet.
+    pub fn new(config: DriverConfig) -> Result<(Driver, Faces), StateError> {
+        let policy = config.settings.policy.clone();
+        let state = config.file.load(&policy.group)?;
+        let now = config.clock.now();
+        let controller = Controller::new(policy.clone(), state, now);
+        let nobody = Assignment {
+            group: policy.group.clone(),
+            generation: controller.state().generation,
+            actives: Vec::new(),
+            standby: None,
+            draining: Vec::new(),
+            reason: Some("rbuddy is starting".into()),
+        };
+        let orders = watch::channel(RelayOrders::default());
+        let assignment = watch::channel(Arc::new(nobody));
+        let status = watch::channel(Arc::new(controller.status(now)));
+        let outbox = watch::channel(Arc::new(Vec::new()));
+        let auth = config.settings.relay_credentials();
+        let executor = |endpoint: &crate::settings::Endpoint| {
+            let executor = Executor::new(endpoint.clone(), policy.relay.clone(), auth.clone());
+            (endpoint.address.clone(), Arc::new(Mutex::new(executor)))
+        };
+        let executors = config.settings.replicas.iter().map(executor).collect();
+        let hurry = policy.replicas.iter().map(|replica| (replica.clone(), Arc::new(Notify::new()))).collect();
+        let faces = Faces { orders: orders.1, assignment: assignment.1, status: status.1, outbox: outbox.1 };
+        let driver = Driver {
+            controller,
+            config,
+            orders: orders.0,
+            assignment: assignment.0,
+            status: status.0,
+            outbox: outbox.0,
+            executors,
+            events: mpsc::channel(EVENTS),
+            replies: BTreeMap::new(),
+            next_request: 1,
+            hurry,
+            tasks: TaskTracker::new(),
+        };
+        Ok((driver, faces))
+    }
+
+    /// Runs until cancelled. What serves goes on serving afterwards.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        self.start_probes(&cancel);
+        let mut deadline = self.carry_out_all().await;
+        loop {
+            let event = tokio::select! {
+                () = cancel.cancelled() => break,
+                event = self.next_event() => event,
+                () = tokio::time::sleep_until(deadline) => Event::Tick,
+            };
+            self.controller.handle(self.config.clock.now(), event);
+            deadline = self.carry_out_all().await;
+        }
+        self.tasks.close();
+        if tokio::time::timeout(SHUTDOWN, self.tasks.wait()).await.is_err() {
+            warn!("commands to servers were still under way at the end");
+        }
+    }
+
+    fn start_probes(&self, cancel: &CancellationToken) {
+        let primary = (Node::Primary, self.config.settings.primary.clone(), Arc::new(Notify::new()));
+        let replica = |endpoint: &crate::settings::Endpoint| {
+            let hurry = self.hurry.get(&endpoint.address).cloned().unwrap_or_default();
+            (Node::Replica(endpoint.address.clone()), endpoint.clone(), hurry)
+        };
+        for (node, endpoint, hurry) in std::iter::once(primary).chain(self.config.settings.replicas.iter().map(replica)) {
+            self.tasks.spawn(super::probe::run(node, endpoint, self.events.0.clone(), hurry, cancel.clone()));
+        }
+    }
+
+    /// # Cancel safety
+    /// Each branch is cancel safe; a view or request is taken only when this returns.
+    async fn next_event(&mut self) -> Event {
+        loop {
+            tokio::select! {
+                Some(event) = self.events.1.recv() => return event,
+                Ok(()) = self.config.relay.changed() => {
+                    self.hurry.values().for_each(|hurry| hurry.notify_one());
+                    return Event::Relay(Box::new(self.config.relay.borrow_and_update().clone()));
+                }
+                Some(OperationRequest { operation, reply }) = self.config.operations.recv() => {
+                    let request = self.next_request;
+                    self.next_request += 1;
+                    self.replies.insert(request, reply);
+                    return Event::Operator { request, operation };
+                }
+                Some(Delivered { id, url }) = self.config.delivered.recv() => return Event::Delivered { id, url },
+                else => std::future::pending::<()>().await,
+            }
+        }
+    }
+
+    /// Until the controller has nothing more to do; gives the time of its next tick.
+    async fn carry_out_all(&mut self) -> Instant {
+        loop {
+            match self.controller.poll_output() {
+                Output::Action(action) => self.carry_out(action).await,
+                Output::Deadline(at) => {
+                    let now = self.config.clock.now();
+                    self.status.send_replace(Arc::new(self.controller.status(now)));
+                    return Instant::now() + at.since(now);
+                }
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Persist(state) => self.persist(*state).await,
+            Action::Assign(assignment) => {
+                self.assignment.send_replace(Arc::new(assignment));
+            }
+            Action::Orders(orders) => {
+                self.orders.send_replace(orders);
+            }
+            Action::Outbox(outbox) => {
+                self.outbox.send_replace(Arc::new(outbox));
+            }
+            Action::Server { id, generation: _, replica, command } => self.send(id, replica, command),
+            Action::Reply { request, result } => {
+                if let Some(reply) = self.replies.remove(&request) {
+                    // The asker may have gone away; the operation stands all the same.
+                    let _ = reply.send(result);
+                }
+            }
+            Action::Story { level, replica, text } => self.tell(level, replica.as_ref(), &text),
+        }
+    }
+
+    /// A barrier: nothing that follows from a state happens before it is on disk. While the disk refuses, readers stay where they are.
+    async fn persist(&mut self, state: rbuddy_core::control::state::DurableState) {
+        let state = Arc::new(state);
+        let mut wait = PERSIST_RETRY;
+        loop {
+            let (file, copy) = (self.config.file.clone(), state.clone());
+            let error = match tokio::task::spawn_blocking(move || file.store(&copy)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            error!(group = %self.config.settings.policy.group, %error, "the state file cannot be written; nothing is changed until it can");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(PERSIST_RETRY_MAX);
+        }
+    }
+
+    fn send(&self, id: ActionId, replica: NodeAddress, command: ServerCommand) {
+        let executor = self.executors.get(&replica).cloned();
+        let (events, hurry) = (self.events.0.clone(), self.hurry.get(&replica).cloned());
+        self.tasks.spawn(async move {
+            let outcome = match executor {
+                Some(executor) => executor.lock().await.carry_out(&command).await,
+                None => Outcome::Refused(format!("{replica} is not in replicas")),
+            };
+            // The loop may have ended; then nobody waits for it.
+            let _ = events.send(Event::Outcome { id, outcome }).await;
+            if let Some(hurry) = hurry {
+                hurry.notify_one();
+            }
+        });
+    }
+
+    fn tell(&self, level: StoryLevel, replica: Option<&NodeAddress>, text: &str) {
+        let group = &self.config.settings.policy.group;
+        let replica = replica.map(tracing::field::display);
+        match level {
+            StoryLevel::Info => info!(%group, replica, "{text}"),
+            StoryLevel::Warn => warn!(%group, replica, "{text}"),
+            StoryLevel::Error => error!(%group, replica, "{text}"),
+        }
+    }
+}
+
+/// Events that wait while the state file is written. When full, probes and outcomes wait in their own tasks.
+const EVENTS: usize = 256;
+/// Between two attempts to write the state file: first and longest.
+const PERSIST_RETRY: Duration = Duration::from_millis(100);
+const PERSIST_RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long commands under way may take at the end.
+const SHUTDOWN: Duration = Duration::from_secs(6);

@@ -1,0 +1,16 @@
+//! Drives core's controller: looks at servers, carries out its commands, keeps its state file.
+//!
+//! | where | what |
+//! | --- | --- |
+//! | `driver` | the task that owns a group's controller: events in, actions out |
+//! | `probe` | looks at one server again and again |
+//! | `executor` | carries out one command to one server |
+//! | `state_file` | reads and writes the state file; the lock on `state_dir` |
+
+mod driver;
+mod executor;
+mod probe;
+mod state_file;
+
+pub use driver::{Driver, DriverConfig, Faces};
+pub use state_file::{StateDirLock, StateError, StateFile};

@@ -1,0 +1,345 @@
+//! What all tasks of a relay share: histories, snapshot, sessions, the upstream's state. One lock, held for moments and never across a wait.
+//!
+//! Promises: whatever changes is published ([`super::view`]); a history that somebody needs is not dropped. Not here: sockets and files' content.
+
+use super::RelayConfig;
+use super::files::Spool;
+use super::stretch::{Piece, Stretch, StretchKey};
+use crate::settings::Endpoint;
+use rbuddy_core::control::relay::{RelayView, SessionEnd, SessionState, SessionView, UpstreamState, UpstreamView};
+use rbuddy_core::replication::history::{History, KnownId};
+use rbuddy_core::types::{DatasetId, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, ServerVersion, Time};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Shared by all tasks of one relay.
+#[derive(Debug)]
+pub(super) struct Hub {
+    pub(super) config: RelayConfig,
+    /// Stable over restarts of the relay.
+    pub(super) run_id: RunId,
+    inner: Mutex<Inner>,
+    /// A state has changed: publish at once.
+    pub(super) changed: Notify,
+    /// A counter has moved: publish soon.
+    pub(super) moved: AtomicBool,
+    /// The lowest required ACK may have moved.
+    pub(super) acked: Notify,
+    /// What is published.
+    pub(super) view: watch::Receiver<RelayView>,
+    /// Cancelled when the relay is to end.
+    pub(super) stopping: CancellationToken,
+    /// Everything that the relay's parts start; awaited at the end.
+    pub(super) tasks: TaskTracker,
+    /// relay.json is written by one task at a time.
+    pub(super) saving: tokio::sync::Mutex<()>,
+}
+
+/// Behind the lock.
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    /// In the order of their beginning; the live one is last.
+    pub(super) stretches: Vec<Stretch>,
+    /// Whose end the next PSYNC to the primary names.
+    pub(super) candidate: Option<StretchKey>,
+    keys_given: u64,
+    /// Last positions of ended histories that the controller has no use for.
+    pub(super) discard_ended: BTreeSet<Position>,
+    /// Last ACK sent upstream, in the live history.
+    acked: Option<(StretchKey, Offset)>,
+    pub(super) upstream: UpstreamView,
+    /// The complete snapshot and its history.
+    pub(super) spool: Option<(StretchKey, Arc<Spool>)>,
+    /// One on its way, or the one that failed last.
+    pub(super) arrival: Option<Arrival>,
+    pub(super) resumable: Option<(DatasetId, Position)>,
+    pub(super) request_done: Option<u64>,
+    pub(super) request_error: Option<String>,
+    pub(super) sessions: BTreeMap<NodeAddress, Session>,
+    pub(super) ended: BTreeMap<NodeAddress, SessionEnd>,
+    /// Versions that replicas announced, also of those that are gone.
+    pub(super) versions: BTreeMap<NodeAddress, ServerVersion>,
+    sessions_given: u64,
+    /// Who was refused, so that the log says it once and not at every attempt.
+    strangers: BTreeSet<String>,
+}
+
+/// A snapshot on its way to disk.
+#[derive(Debug, Clone)]
+pub(super) struct Arrival {
+    pub(super) dataset: DatasetId,
+    pub(super) progress: Arc<Progress>,
+    /// Why it ended, if it did.
+    pub(super) failed: Option<String>,
+}
+
+/// Counted by whoever receives.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    pub(super) bytes: AtomicU64,
+    pub(super) total_bytes: OnceLock<u64>,
+    pub(super) rdb: OnceLock<RdbVersion>,
+}
+
+/// A connected replica.
+#[derive(Debug)]
+pub(super) struct Session {
+    serial: u64,
+    pub(super) view: SessionView,
+    /// The history that it follows.
+    pub(super) stretch: Option<StretchKey>,
+    replaced: CancellationToken,
+}
+
+/// What a session needs to know of the history that it follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Course {
+    pub(super) replid: ReplId,
+    pub(super) end: Offset,
+    pub(super) is_live: bool,
+}
+
+impl Hub {
+    pub(super) fn new(
+        config: RelayConfig,
+        run_id: RunId,
+        resumable: Option<(DatasetId, Position)>,
+        view: watch::Receiver<RelayView>,
+    ) -> Hub {
+        let upstream = UpstreamView { since: config.clock.now(), ..UpstreamView::default() };
+        Hub {
+            config,
+            run_id,
+            inner: Mutex::new(Inner { resumable, upstream, ..Inner::default() }),
+            changed: Notify::new(),
+            moved: AtomicBool::new(false),
+            acked: Notify::new(),
+            view,
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            saving: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    pub(super) fn now(&self) -> Time {
+        self.config.clock.now()
+    }
+
+    /// Looks, or changes what nobody is told of.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A task that panicked while it held the lock left counters at worst; the data plane goes on.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes a state: published at once.
+    pub(super) fn update<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.changed.notify_one();
+        result
+    }
+
+    /// Moves a counter: published soon.
+    pub(super) fn count<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.moved.store(true, Ordering::Relaxed);
+        result
+    }
+
+    /// Bytes from the primary. A session or writer that waits for them wakes up.
+    pub(super) fn append(&self, key: StretchKey, bytes: &[u8]) {
+        let now = self.now();
+        self.count(|inner| {
+            inner.upstream.last_byte_at = Some(now);
+            if let Some(stretch) = inner.stretch_mut(key) {
+                stretch.append(bytes);
+            }
+        });
+    }
+
+    /// What lies behind `from` for one that knows the history as `known_as`; `None` if the history was dropped.
+    pub(super) fn read(&self, key: StretchKey, from: Offset, known_as: Option<ReplId>) -> Option<Piece> {
+        self.lock().stretch(key).map(|stretch| stretch.read(from, known_as))
+    }
+
+    /// How a history stands; `None` if it was dropped.
+    pub(super) fn course(&self, key: StretchKey) -> Option<Course> {
+        let inner = self.lock();
+        let history = &inner.stretch(key)?.history;
+        Some(Course { replid: history.replid(), end: history.end, is_live: history.live })
+    }
+
+    /// Told whenever a history grows; `None` if it was dropped.
+    pub(super) fn subscribe(&self, key: StretchKey) -> Option<watch::Receiver<Offset>> {
+        self.lock().stretch(key).map(Stretch::subscribe)
+    }
+
+    /// What to ACK upstream: the lowest ACK of the required replicas that follow the live history; where there is none, what was ACKed last.
+    /// Never above our own end, never less than before (a primary keeps the largest it was told).
+    pub(super) fn upstream_ack(&self, key: StretchKey, required: &BTreeSet<NodeAddress>) -> Option<Offset> {
+        let mut inner = self.lock();
+        let stretch = inner.stretch(key)?;
+        let before = inner.acked.filter(|(of, _)| *of == key).map_or(stretch.begun, |(_, offset)| offset);
+        let end = stretch.history.end;
+        let following = inner.sessions.iter().filter(|(address, session)| required.contains(address) && session.stretch == Some(key));
+        let acks = following.filter_map(|(_, session)| match session.view.state {
+            SessionState::Streaming { acked, .. } => Some(acked),
+            SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
+        });
+        let ack = acks.min().unwrap_or(before).max(before).min(end);
+        inner.acked = Some((key, ack));
+        Some(ack)
+    }
+
+    /// What a Valkey primary is told of the replicas behind the relay: it picks the snapshot's format by it. Only the lowest version of all is safe,
+    /// so nothing is said while one of them has not announced any (protocol fact 1.3).
+    pub(super) fn version_to_announce(&self) -> Option<ServerVersion> {
+        let inner = self.lock();
+        let is_known = |replica: &Endpoint| inner.versions.contains_key(&replica.address);
+        if !self.config.open && !self.config.replicas.iter().all(is_known) {
+            return None;
+        }
+        inner.versions.values().min().copied()
+    }
+
+    /// The upstream connection does something else now.
+    pub(super) fn upstream(&self, state: UpstreamState) {
+        let now = self.now();
+        self.update(|inner| {
+            let upstream = &mut inner.upstream;
+            if upstream.state != state {
+                (upstream.state, upstream.since) = (state, now);
+            }
+            if state == UpstreamState::Streaming {
+                (upstream.down_since, upstream.last_error) = (None, None);
+            } else if upstream.down_since.is_none() {
+                upstream.down_since = Some(now);
+            }
+        });
+    }
+
+    /// A replica said PSYNC. One that is already connected under this address is sent away: a replica has one connection, the newest.
+    pub(super) fn admit(&self, address: &NodeAddress, view: SessionView, replaced: CancellationToken) -> u64 {
+        self.update(|inner| {
+            inner.sessions_given += 1;
+            let serial = inner.sessions_given;
+            if let Some(version) = view.announced_version {
+                inner.versions.insert(address.clone(), version);
+            }
+            if let Some(older) = inner.sessions.insert(address.clone(), Session { serial, view, stretch: None, replaced }) {
+                older.replaced.cancel();
+            }
+            serial
+        })
+    }
+
+    /// Somebody was refused; whether that is news.
+    pub(super) fn is_new_stranger(&self, shown: &str) -> bool {
+        let strangers = &mut self.lock().strangers;
+        if strangers.len() >= STRANGERS_MAX {
+            strangers.clear();
+        }
+        strangers.insert(shown.to_owned())
+    }
+
+    /// A session changes its state.
+    pub(super) fn session_state(&self, address: &NodeAddress, serial: u64, state: SessionState) {
+        let now = self.now();
+        self.update(|inner| {
+            if let Some(session) = inner.session_mut(address, serial)
+                && session.view.state != state
+            {
+                (session.view.state, session.view.since) = (state, now);
+            }
+        });
+    }
+
+    /// A session is over.
+    pub(super) fn dismiss(&self, address: &NodeAddress, serial: u64, reason: String) {
+        let at = self.now();
+        self.update(|inner| {
+            if inner.session_mut(address, serial).is_some() {
+                inner.sessions.remove(address);
+                inner.ended.insert(address.clone(), SessionEnd { at, reason });
+            }
+            inner.prune();
+        });
+    }
+}
+
+impl Inner {
+    pub(super) fn stretch(&self, key: StretchKey) -> Option<&Stretch> {
+        self.stretches.iter().find(|stretch| stretch.key == key)
+    }
+
+    pub(super) fn stretch_mut(&mut self, key: StretchKey) -> Option<&mut Stretch> {
+        self.stretches.iter_mut().find(|stretch| stretch.key == key)
+    }
+
+    pub(super) fn live(&self) -> Option<&Stretch> {
+        self.stretches.iter().find(|stretch| stretch.history.live)
+    }
+
+    pub(super) fn session_mut(&mut self, address: &NodeAddress, serial: u64) -> Option<&mut Session> {
+        self.sessions.get_mut(address).filter(|session| session.serial == serial)
+    }
+
+    /// A new live history. The one before has ended, as far as is known.
+    pub(super) fn begin_history(&mut self, history: History, backlog_bytes: u64) -> StretchKey {
+        self.stretches.iter_mut().for_each(|stretch| stretch.history.live = false);
+        self.keys_given += 1;
+        let key = StretchKey(self.keys_given);
+        self.stretches.push(Stretch::new(key, history, backlog_bytes));
+        self.prune();
+        key
+    }
+
+    /// The snapshot that was to begin this history did not come: it never was.
+    pub(super) fn abandon_history(&mut self, key: StretchKey) {
+        self.stretches.retain(|stretch| stretch.key != key);
+    }
+
+    /// The primary goes on with this history: it is the live one (again), and the next PSYNC names its end.
+    pub(super) fn continue_history(&mut self, key: StretchKey, replid: Option<ReplId>) {
+        for stretch in &mut self.stretches {
+            stretch.history.live = stretch.key == key;
+        }
+        if let (Some(stretch), Some(replid)) = (self.stretch_mut(key), replid) {
+            stretch.history.rename(replid);
+        }
+        self.stretches.sort_by_key(|stretch| (stretch.history.live, stretch.key));
+        self.candidate = Some(key);
+        self.prune();
+    }
+
+    /// Drops ended histories that nobody needs.
+    pub(super) fn prune(&mut self) {
+        let stood_on: BTreeSet<StretchKey> = self.sessions.values().filter_map(|session| session.stretch).collect();
+        let (discard, candidate) = (&self.discard_ended, self.candidate);
+        self.stretches.retain(|stretch| {
+            let is_used = stretch.history.live || candidate == Some(stretch.key) || stood_on.contains(&stretch.key);
+            is_used || !discard.contains(&stretch.history.end_position())
+        });
+        while self.stretches.len() > HISTORIES_MAX {
+            let Some(oldest) = self.stretches.iter().position(|stretch| !stretch.history.live && candidate != Some(stretch.key)) else {
+                return;
+            };
+            self.stretches.remove(oldest);
+        }
+    }
+}
+
+/// Adds the ids that are known from elsewhere.
+pub(super) fn history_at(position: Position, dataset: Option<DatasetId>, earlier: &[KnownId]) -> History {
+    let mut history = History::starting_at(position, dataset);
+    earlier.iter().for_each(|known| history.remember(*known));
+    history
+}
+
+/// More than a misconfigured group has; then the log says it again.
+const STRANGERS_MAX: usize = 64;
+/// Each may hold a whole backlog in memory.
+const HISTORIES_MAX: usize = 3;

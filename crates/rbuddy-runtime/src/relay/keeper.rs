@@ -1,0 +1,49 @@
+//! Carries out the orders to discard: ended histories, the snapshot and its stream. Each order names what it means, so one that was given before the
+//! next snapshot began cannot remove that one.
+
+use super::hub::Hub;
+use super::spool;
+use rbuddy_core::control::relay::RelayOrders;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Runs until cancelled.
+pub(super) async fn keep(hub: Arc<Hub>, mut orders: watch::Receiver<RelayOrders>, cancel: CancellationToken) {
+    let mut view = hub.view.clone();
+    loop {
+        let (discard_snapshot, discard_ended) = {
+            let orders = orders.borrow_and_update();
+            (orders.discard_snapshot, orders.discard_ended.clone())
+        };
+        let is_discarded = |dataset| Some(dataset) == discard_snapshot;
+        let removes_spool = {
+            let mut inner = hub.lock();
+            if inner.discard_ended != discard_ended {
+                inner.discard_ended = discard_ended;
+                inner.prune();
+                hub.changed.notify_one();
+            }
+            if inner.arrival.take_if(|arrival| arrival.failed.is_some() && is_discarded(arrival.dataset)).is_some() {
+                hub.changed.notify_one();
+            }
+            inner.spool.as_ref().is_some_and(|(_, spool)| is_discarded(spool.dataset))
+        };
+        if removes_spool {
+            spool::remove(&hub).await;
+        }
+        let changed = tokio::select! {
+            changed = orders.changed() => changed,
+            changed = view.changed() => changed,
+            () = tokio::time::sleep(IDLE) => Ok(()),
+            () = cancel.cancelled() => return,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
+/// Everything that matters wakes the task; this only bounds the wait.
+const IDLE: Duration = Duration::from_secs(60);

@@ -1,0 +1,213 @@
+//! One connection to the primary: dialling, the handshake up to PSYNC's answer, lines and bytes with deadlines.
+//!
+//! Both the main connection and the one for a snapshot on demand speak through this. Not here: when to dial, what to do with the answer.
+
+use super::RelayConfig;
+use bytes::BytesMut;
+use rbuddy_core::replication::answer::PsyncAnswer;
+use rbuddy_core::resp::encode;
+use rbuddy_core::types::{Position, ServerVersion};
+use socket2::{SockRef, TcpKeepalive};
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A connection to the primary.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: TcpStream,
+    /// What arrived and was not used yet.
+    pub(super) buffer: BytesMut,
+    patience: Duration,
+}
+
+/// Why a connection to the primary is over.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("dial {address}: {source}")]
+    Dial { address: String, source: io::Error },
+    #[error("no connection within {} s", DIAL_PATIENCE.as_secs())]
+    DialTimeout,
+    #[error("the primary closed the connection")]
+    Closed,
+    #[error("the connection broke: {0}")]
+    Broken(io::Error),
+    #[error("no byte from the primary for {0:?}")]
+    Silent(Duration),
+    #[error("the primary does not take what it is sent")]
+    NotTaking,
+    #[error("the primary's answer is longer than a line may be")]
+    LineTooLong,
+    #[error("{command} was refused: {answer}")]
+    Refused { command: &'static str, answer: String },
+    #[error("{0}")]
+    Payload(#[from] rbuddy_core::replication::payload::PayloadError),
+    #[error("the snapshot ended early, after {0} bytes")]
+    SnapshotCutShort(u64),
+    #[error("{0}")]
+    Snapshot(#[from] rbuddy_core::replication::rdb::RdbError),
+    #[error("{0}")]
+    Disk(#[from] super::files::FileError),
+    #[error("the snapshot belongs to {found}, the stream to {expected}")]
+    OtherHistory { found: String, expected: String },
+    #[error("the history that the snapshot belongs to is no longer the live one")]
+    HistoryEnded,
+    #[error("the stream behind the snapshot could not be kept")]
+    StreamGivenUp,
+    #[error("the stream did not reach the snapshot's offset within {} s", super::snapshotter::REACH_PATIENCE.as_secs())]
+    NotReached,
+}
+
+/// What kind of connection the primary is told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The stream, with a snapshot where needed.
+    Follow,
+    /// A snapshot only.
+    SnapshotOnly,
+}
+
+impl Link {
+    /// Connects.
+    pub(super) async fn dial(config: &RelayConfig) -> Result<Link, LinkError> {
+        let address = &config.primary.address;
+        let connecting = TcpStream::connect((address.host.as_str(), address.port));
+        let stream = match timeout(DIAL_PATIENCE, connecting).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(source)) => return Err(LinkError::Dial { address: address.to_string(), source }),
+            Err(_) => return Err(LinkError::DialTimeout),
+        };
+        let patience = config.settings.upstream_timeout;
+        tune(&stream, patience).map_err(LinkError::Broken)?;
+        Ok(Link { stream, buffer: BytesMut::with_capacity(READ_BYTES), patience })
+    }
+
+    /// Everything up to PSYNC. One command at a time: the primary refuses PSYNC while replies are pending (protocol fact 1.3).
+    pub(super) async fn shake_hands(
+        &mut self,
+        config: &RelayConfig,
+        purpose: Purpose,
+        version: Option<ServerVersion>,
+    ) -> Result<(), LinkError> {
+        let pong = self.ask(&["PING"]).await?;
+        let asks_for_password = ["-NOAUTH", "-NOPERM", "-ERR operation not permitted"].iter().any(|known| pong.starts_with(known));
+        if !pong.starts_with('+') && !asks_for_password {
+            return Err(LinkError::Refused { command: "PING", answer: pong });
+        }
+        if let Some(password) = &config.primary.password {
+            let answer = match &config.primary.user {
+                Some(user) => self.ask(&["AUTH", user, password.expose()]).await?,
+                None => self.ask(&["AUTH", password.expose()]).await?,
+            };
+            if !answer.starts_with('+') {
+                return Err(LinkError::Refused { command: "AUTH", answer });
+            }
+        }
+        let announce = &config.settings.announce;
+        self.ask(&["REPLCONF", "listening-port", &announce.port.to_string()]).await?;
+        // The primary hands this address to Sentinels and dials it in a FAILOVER. A name would not do (older servers take addresses only), and
+        // loopback is right only where the primary sees it anyway.
+        if announce.host.parse().is_ok_and(|ip: IpAddr| !ip.is_loopback() && !ip.is_unspecified()) {
+            self.ask(&["REPLCONF", "ip-address", &announce.host]).await?;
+        }
+        // No more than these: they suffice for the classic resync on one connection from every version (protocol fact 1.3).
+        self.ask(&["REPLCONF", "capa", "eof", "capa", "psync2"]).await?;
+        if let Some(version) = version {
+            let number = format!("{}.{}.{}", version.major, version.minor, version.patch);
+            self.ask(&["REPLCONF", "version", &number]).await?;
+        }
+        if purpose == Purpose::SnapshotOnly {
+            // Before 7.0 this is unknown and refused; then the connection is closed behind the snapshot.
+            self.ask(&["REPLCONF", "rdb-only", "1"]).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends PSYNC and waits for what comes of it. `None` asks for a full resync.
+    pub(super) async fn psync(&mut self, from: Option<Position>) -> Result<PsyncAnswer, LinkError> {
+        let request = match from {
+            Some(at) => encode::request(&["PSYNC", at.replid.as_str(), &at.offset.next_byte().to_string()]),
+            None => encode::request(&["PSYNC", "?", "-1"]),
+        };
+        self.send(&request).await?;
+        loop {
+            let line = self.line().await?;
+            match PsyncAnswer::parse(&line) {
+                PsyncAnswer::Wait => {}
+                answer @ (PsyncAnswer::Continue(_) | PsyncAnswer::FullResync(_)) => return Ok(answer),
+                PsyncAnswer::Refused(answer) => return Err(LinkError::Refused { command: "PSYNC", answer }),
+            }
+        }
+    }
+
+    async fn ask(&mut self, arguments: &[&str]) -> Result<String, LinkError> {
+        self.send(&encode::request(arguments)).await?;
+        let line = self.line().await?;
+        Ok(String::from_utf8_lossy(&line).chars().take(200).collect())
+    }
+
+    /// The next line, without its end.
+    async fn line(&mut self) -> Result<Vec<u8>, LinkError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(end + 1);
+                let line = line.strip_suffix(b"\n").unwrap_or(&line);
+                return Ok(line.strip_suffix(b"\r").unwrap_or(line).to_vec());
+            }
+            if self.buffer.len() > LINE_BYTES_MAX {
+                return Err(LinkError::LineTooLong);
+            }
+            timeout(self.patience, self.read()).await.map_err(|_| LinkError::Silent(self.patience))??;
+        }
+    }
+
+    /// Waits for bytes, which are then in `buffer`.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if this is dropped before it is ready.
+    pub(super) async fn read(&mut self) -> Result<(), LinkError> {
+        // The buffer is emptied by its user before the next read; this keeps its allocation.
+        self.buffer.reserve(READ_BYTES);
+        match self.stream.read_buf(&mut self.buffer).await {
+            Ok(0) => Err(LinkError::Closed),
+            Ok(_) => Ok(()),
+            Err(error) => Err(LinkError::Broken(error)),
+        }
+    }
+
+    /// Sends it all.
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
+        match timeout(SEND_PATIENCE, self.stream.write_all(bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(LinkError::Broken(error)),
+            Err(_) => Err(LinkError::NotTaking),
+        }
+    }
+
+    /// How long the primary may be silent.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+}
+
+/// A peer that is gone without a word is noticed even while nothing is expected of it.
+fn tune(stream: &TcpStream, patience: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive())?;
+    socket.set_tcp_user_timeout(Some(patience))
+}
+
+/// For connections in both directions.
+pub(super) fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(4)
+}
+
+const DIAL_PATIENCE: Duration = Duration::from_secs(5);
+/// What is sent upstream is tiny: a primary that does not take it reads nothing any more.
+const SEND_PATIENCE: Duration = Duration::from_secs(5);
+const READ_BYTES: usize = 256 * 1024;
+const LINE_BYTES_MAX: usize = 1024;

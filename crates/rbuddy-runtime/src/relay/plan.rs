@@ -1,0 +1,56 @@
+//! Core's decision on a PSYNC, joined with what carries it out: the history's bytes, the snapshot's file.
+
+use super::files::Spool;
+use super::hub::Hub;
+use super::stretch::StretchKey;
+use rbuddy_core::replication::history::History;
+use rbuddy_core::replication::psync::{Asked, FullResyncReason, HoldReason, Permit, Verdict, decide};
+use rbuddy_core::types::{NodeAddress, Offset, ReplId, ServerVersion};
+use std::sync::Arc;
+
+/// What a session does about its PSYNC.
+#[derive(Debug)]
+pub(super) enum Plan {
+    /// `+CONTINUE <announce>`, then what lies behind `from`.
+    Continue { key: StretchKey, announce: ReplId, from: Offset },
+    /// `+FULLRESYNC <announce>` and this snapshot.
+    Full { key: StretchKey, announce: ReplId, spool: Arc<Spool>, reason: FullResyncReason },
+    /// Newlines.
+    Hold(HoldReason),
+}
+
+impl Hub {
+    /// Decides, and ties the session to its history in the same moment, so that nobody drops that in between.
+    pub(super) fn plan(&self, address: &NodeAddress, serial: u64, asked: Asked, permit: Permit, version: Option<ServerVersion>) -> Plan {
+        let mut inner = self.lock();
+        let histories: Vec<History> = inner.stretches.iter().map(|stretch| stretch.history.clone()).collect();
+        let live = inner.live().map(|stretch| stretch.key);
+        let ready = inner.spool.clone().filter(|(key, spool)| Some(*key) == live && !spool.stream.is_given_up());
+        let verdict = decide(asked, permit, &histories, ready.as_ref().map(|(_, spool)| spool.dataset));
+        let plan = match (verdict, ready) {
+            (Verdict::Continue { history, announce, from }, _) => match from.have() {
+                Some(from) => Plan::Continue { key: inner.stretches[history].key, announce, from },
+                None => Plan::Hold(HoldReason::NeedsFullResync(FullResyncReason::NoSuchByte)),
+            },
+            // A replica that is given a snapshot which it cannot load empties itself or dies (protocol fact 2.4).
+            (Verdict::Full { dataset, .. }, Some((_, spool))) if version.is_some_and(|version| !version.loads(spool.facts.version)) => {
+                Plan::Hold(HoldReason::NoSnapshot { dataset })
+            }
+            (Verdict::Full { reason, .. }, Some((key, spool))) => {
+                // The history may have been renamed since the snapshot: same bytes, and the id that goes on is the one to learn.
+                let announce = inner.stretch(key).map_or(spool.dataset.0.replid, |stretch| stretch.history.replid());
+                Plan::Full { key, announce, spool, reason }
+            }
+            (Verdict::Full { dataset, .. }, None) => Plan::Hold(HoldReason::NoSnapshot { dataset }),
+            (Verdict::Hold(reason), _) => Plan::Hold(reason),
+        };
+        let key = match &plan {
+            Plan::Continue { key, .. } | Plan::Full { key, .. } => Some(*key),
+            Plan::Hold(_) => None,
+        };
+        if let Some(session) = inner.session_mut(address, serial) {
+            session.stretch = key;
+        }
+        plan
+    }
+}

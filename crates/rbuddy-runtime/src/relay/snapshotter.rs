@@ -1,0 +1,183 @@
+//! Snapshots on demand, over a second connection, while the stream goes on over the first (protocol fact 2.7).
+//!
+//! Taken when the controller asks ([`RelayOrders::snapshot_request`]), and by the relay itself when a wanted snapshot was lost (a full disk):
+//! that with a back-off, since each costs the primary a fork. Not here: the snapshot of a full resync on the main connection.
+
+use super::backoff::Backoff;
+use super::files::Spool;
+use super::hub::Hub;
+use super::link::{Link, LinkError, Purpose};
+use super::spool;
+use super::stretch::StretchKey;
+use rbuddy_core::control::relay::{RelayOrders, UpstreamState};
+use rbuddy_core::replication::answer::PsyncAnswer;
+use rbuddy_core::types::{DatasetId, Position, ReplId};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Why a snapshot is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    Asked(u64),
+    Lost,
+}
+
+/// The task's own state.
+#[derive(Debug)]
+pub(super) struct Snapshotter {
+    hub: Arc<Hub>,
+    orders: watch::Receiver<RelayOrders>,
+    backoff: Backoff,
+    not_before: Instant,
+    /// A request that waits for the stream, and how many full resyncs there had been when it came: if one happens meanwhile, its snapshot is the answer.
+    waiting: Option<(u64, u64)>,
+    /// A wanted snapshot was lost and no attempt to replace it has worked yet.
+    is_lost: bool,
+}
+
+impl Snapshotter {
+    pub(super) fn new(hub: Arc<Hub>, orders: watch::Receiver<RelayOrders>) -> Snapshotter {
+        let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+        Snapshotter { hub, orders, backoff, not_before: Instant::now(), waiting: None, is_lost: false }
+    }
+
+    /// Runs until cancelled.
+    pub(super) async fn run(mut self, cancel: CancellationToken) {
+        let mut view = self.hub.view.clone();
+        loop {
+            if let Some(reason) = self.due() {
+                tokio::select! {
+                    () = self.take(reason) => {}
+                    () = cancel.cancelled() => return,
+                }
+                continue;
+            }
+            let until = if self.not_before > Instant::now() { self.not_before } else { Instant::now() + IDLE };
+            let changed = tokio::select! {
+                changed = self.orders.changed() => changed,
+                changed = view.changed() => changed,
+                () = tokio::time::sleep_until(until) => Ok(()),
+                () = cancel.cancelled() => return,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whether a snapshot is to be taken now.
+    fn due(&mut self) -> Option<Reason> {
+        let (request, discarded) = {
+            let orders = self.orders.borrow_and_update();
+            (orders.snapshot_request, orders.discard_snapshot)
+        };
+        let (done, state, full_resyncs, is_lost, wanted) = {
+            let inner = self.hub.lock();
+            let has_failed = inner.arrival.as_ref().is_some_and(|arrival| arrival.failed.is_some());
+            let is_lost = has_failed || (self.is_lost && inner.spool.is_none());
+            let wanted = inner.arrival.as_ref().is_none_or(|arrival| Some(arrival.dataset) != discarded);
+            (inner.request_done, inner.upstream.state, inner.upstream.full_resyncs, is_lost, wanted)
+        };
+        self.is_lost = is_lost;
+        match request.filter(|request| done.is_none_or(|done| *request > done)) {
+            Some(request) => {
+                let (_, before) = *self.waiting.get_or_insert((request, full_resyncs));
+                if state != UpstreamState::Streaming {
+                    return None;
+                }
+                self.waiting = None;
+                if full_resyncs != before && !is_lost {
+                    self.done(request, None);
+                    return None;
+                }
+                Some(Reason::Asked(request))
+            }
+            None if is_lost && wanted && state == UpstreamState::Streaming && Instant::now() >= self.not_before => Some(Reason::Lost),
+            None => None,
+        }
+    }
+
+    async fn take(&mut self, reason: Reason) {
+        let hub = &self.hub;
+        info!(group = %hub.config.group, ?reason, "taking a snapshot over a second connection");
+        let result = take(hub).await;
+        let error = match result {
+            Ok(dataset) => {
+                info!(group = %hub.config.group, %dataset, "snapshot ready");
+                self.backoff.reset();
+                None
+            }
+            Err(error) => {
+                let wait = self.backoff.wait();
+                self.not_before = Instant::now() + wait;
+                warn!(group = %hub.config.group, %error, "snapshot not taken");
+                Some(error.to_string())
+            }
+        };
+        match reason {
+            Reason::Asked(request) => self.done(request, error),
+            Reason::Lost => {}
+        }
+    }
+
+    fn done(&self, request: u64, error: Option<String>) {
+        self.hub.update(|inner| (inner.request_done, inner.request_error) = (Some(request), error));
+    }
+}
+
+/// One attempt.
+async fn take(hub: &Arc<Hub>) -> Result<DatasetId, LinkError> {
+    let live = hub.lock().live().map(|stretch| (stretch.key, stretch.history.replid()));
+    let Some((key, replid)) = live else { return Err(LinkError::HistoryEnded) };
+    tokio::select! {
+        taken = take_of(hub, key, replid) => taken,
+        () = until_ended(hub, key) => Err(LinkError::HistoryEnded),
+    }
+}
+
+async fn take_of(hub: &Arc<Hub>, key: StretchKey, replid: ReplId) -> Result<DatasetId, LinkError> {
+    let mut link = Link::dial(&hub.config).await?;
+    link.shake_hands(&hub.config, Purpose::SnapshotOnly, hub.version_to_announce()).await?;
+    let position = match link.psync(None).await? {
+        PsyncAnswer::FullResync(position) => position,
+        PsyncAnswer::Continue(_) | PsyncAnswer::Wait | PsyncAnswer::Refused(_) => {
+            return Err(LinkError::Refused { command: "PSYNC", answer: "+CONTINUE though nothing was asked for".to_owned() });
+        }
+    };
+    if position.replid != replid {
+        return Err(LinkError::OtherHistory { found: position.replid.to_string(), expected: replid.to_string() });
+    }
+    let dataset = DatasetId(position);
+    let stored = store(hub, &mut link, key, position).await;
+    if let Err(error) = &stored {
+        spool::failed(hub, dataset, error);
+    }
+    stored.map(|()| dataset)
+}
+
+/// The stream's file is begun before the snapshot arrives: by the time that is whole, memory may have lost its first bytes.
+async fn store(hub: &Arc<Hub>, link: &mut Link, key: StretchKey, position: Position) -> Result<(), LinkError> {
+    let dataset = DatasetId(position);
+    spool::announce(hub, dataset);
+    let stream = spool::start_stream(hub, key, dataset)?;
+    let (snapshot, facts) = spool::receive(hub, link, dataset).await?;
+    // The primary had more than had reached us over the main connection: that is on its way.
+    let mut end = hub.subscribe(key).ok_or(LinkError::HistoryEnded)?;
+    let reached = tokio::time::timeout(REACH_PATIENCE, end.wait_for(|end| *end >= position.offset)).await;
+    reached.map_err(|_| LinkError::NotReached)?.map_err(|_| LinkError::HistoryEnded)?;
+    spool::install(hub, key, Spool { dataset, facts, snapshot, stream }).await
+}
+
+async fn until_ended(hub: &Hub, key: StretchKey) {
+    let mut view = hub.view.clone();
+    while hub.course(key).is_some_and(|course| course.is_live) && view.changed().await.is_ok() {}
+}
+
+/// How long the main connection may take to bring what the snapshot already has.
+pub(super) const REACH_PATIENCE: Duration = Duration::from_secs(60);
+/// Everything that matters wakes the task; this only bounds the wait.
+const IDLE: Duration = Duration::from_secs(30);

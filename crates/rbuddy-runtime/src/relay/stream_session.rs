@@ -1,0 +1,202 @@
+//! A replica session that is online (or loads and will be): bytes of the history, from its own cursor, at its own pace.
+
+use super::files::StreamFile;
+use super::hub::Course;
+use super::session::{Begin, Session, SessionOver};
+use super::stretch::Piece;
+use bytes::{Buf, Bytes};
+use rbuddy_core::control::relay::SessionState;
+use rbuddy_core::replication::psync::Permit;
+use rbuddy_core::types::{DatasetId, Offset};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// The state of streaming.
+#[derive(Debug)]
+pub(super) struct Streaming<'a> {
+    session: &'a mut Session,
+    begin: Begin,
+    /// What it was seeded with in this session.
+    seeded: Option<DatasetId>,
+    /// Last byte written to the socket.
+    sent: Offset,
+    /// Read from the backlog, not yet written.
+    pending: Bytes,
+    /// When the socket last took a byte, or was given the first one.
+    taken_at: Instant,
+    /// It loads a snapshot; over with its first ACK.
+    is_loading: bool,
+    is_paused: bool,
+    /// Since when it has all of an ended history.
+    drained_since: Option<Instant>,
+}
+
+impl<'a> Streaming<'a> {
+    pub(super) fn new(session: &'a mut Session, begin: Begin) -> Streaming<'a> {
+        // An ACK from before belongs to nothing.
+        session.acked = None;
+        let seeded = begin.spool.as_ref().map(|spool| spool.dataset);
+        let (sent, is_loading, taken_at) = (begin.from, seeded.is_some(), Instant::now());
+        Streaming { session, begin, seeded, sent, pending: Bytes::new(), taken_at, is_loading, is_paused: false, drained_since: None }
+    }
+
+    /// Until the session is over.
+    pub(super) async fn run(mut self) -> Result<Infallible, SessionOver> {
+        let Some(mut end) = self.session.hub.subscribe(self.begin.key) else { return Err(SessionOver::HistoryDropped) };
+        let mut view = self.session.hub.view.clone();
+        let mut ticks = tokio::time::interval(CHECK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.report();
+        loop {
+            self.follow_orders()?;
+            self.follow_history()?;
+            self.check_patience()?;
+            if self.pending.is_empty() && !self.is_paused {
+                // Marked as seen before it is read: what arrives in between wakes the wait below.
+                end.borrow_and_update();
+                self.fetch().await?;
+            }
+            let (has_bytes, wants_bytes) = (!self.pending.is_empty() && !self.is_paused, self.pending.is_empty() && !self.is_paused);
+            let least = self.begin.from;
+            let Session { stream, input, orders, replaced, stopping, .. } = &mut *self.session;
+            let (mut reading, mut writing) = stream.split();
+            tokio::select! {
+                written = writing.write(&self.pending), if has_bytes => self.wrote(written.map_err(SessionOver::Broken)?),
+                read = reading.read_buf(input) => {
+                    self.session.hear(read, least)?;
+                    self.heard_ack();
+                }
+                changed = end.changed(), if wants_bytes => changed.map_err(|_| SessionOver::HistoryDropped)?,
+                changed = orders.changed() => changed.map_err(|_| SessionOver::Stopping)?,
+                changed = view.changed() => changed.map_err(|_| SessionOver::Stopping)?,
+                _ = ticks.tick() => {}
+                () = replaced.cancelled() => return Err(SessionOver::Replaced),
+                () = stopping.cancelled() => return Err(SessionOver::Stopping),
+            }
+        }
+    }
+
+    /// The next bytes of the history, from memory or, long after, from disk.
+    async fn fetch(&mut self) -> Result<(), SessionOver> {
+        // Without psync2 it never learns an id, and none is wrong for it.
+        let known_as = Some(self.begin.announced).filter(|_| self.session.identity.has_psync2);
+        let piece = self.session.hub.read(self.begin.key, self.sent, known_as).ok_or(SessionOver::HistoryDropped)?;
+        self.pending = match piece {
+            Piece::Memory(bytes) => {
+                if !self.is_loading {
+                    // From here on memory is enough: the snapshot's files may go.
+                    self.begin.spool = None;
+                }
+                bytes
+            }
+            Piece::Disk { file, bytes_max } => from_disk(file, self.sent, bytes_max).await?,
+            Piece::Overrun { oldest } => return Err(SessionOver::Overrun { at: self.sent, oldest }),
+        };
+        self.taken_at = Instant::now();
+        Ok(())
+    }
+
+    fn wrote(&mut self, count: usize) {
+        self.pending.advance(count);
+        self.taken_at = Instant::now();
+        self.sent = self.sent.advance(count as u64);
+        let sent_now = self.sent;
+        self.session.hub.count(|inner| {
+            if let Some(session) = inner.session_mut(&self.session.address, self.session.serial)
+                && let SessionState::Streaming { sent, .. } = &mut session.view.state
+            {
+                *sent = sent_now;
+            }
+        });
+    }
+
+    fn heard_ack(&mut self) {
+        let Some(acked_now) = self.session.acked else { return };
+        if std::mem::take(&mut self.is_loading) {
+            tracing::info!(group = %self.session.hub.config.group, replica = %self.session.address, acked = %acked_now, "replica follows");
+            self.report();
+        }
+        self.session.hub.count(|inner| {
+            if let Some(session) = inner.session_mut(&self.session.address, self.session.serial)
+                && let SessionState::Streaming { acked, .. } = &mut session.view.state
+            {
+                *acked = acked_now;
+            }
+        });
+        self.session.hub.acked.notify_one();
+    }
+
+    /// Tells the state, once it is streaming.
+    fn report(&self) {
+        if self.is_loading {
+            return;
+        }
+        let state = SessionState::Streaming {
+            replid: self.begin.announced,
+            acked: self.session.acked.unwrap_or(self.begin.from),
+            sent: self.sent,
+            seeded: self.seeded,
+        };
+        self.session.hub.session_state(&self.session.address, self.session.serial, state);
+    }
+
+    fn follow_orders(&mut self) -> Result<(), SessionOver> {
+        match self.session.permit() {
+            // What has begun to load a snapshot cannot be called back: it is let finish (and is held when it comes again).
+            Some(Permit::Hold) if !self.is_loading => return Err(SessionOver::Revoked),
+            None => return Err(SessionOver::NotOfGroup),
+            Some(Permit::Hold | Permit::Keep | Permit::Seed(_) | Permit::Auto) => {}
+        }
+        let is_paused = self.session.orders.borrow().paused_streams.contains(&self.session.address);
+        if is_paused != self.is_paused {
+            (self.is_paused, self.taken_at) = (is_paused, Instant::now());
+            // How far it was sent is what a planned switch waits for: no later than the pause itself.
+            self.session.hub.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    fn follow_history(&mut self) -> Result<(), SessionOver> {
+        let Course { replid, end, is_live } = self.session.hub.course(self.begin.key).ok_or(SessionOver::HistoryDropped)?;
+        // It learns an id only from the answer to a PSYNC. Without psync2 it could not learn it at all, and what it knows stays right (fact 4.3).
+        if replid != self.begin.announced && self.session.identity.has_psync2 && !self.is_loading {
+            return Err(SessionOver::NewId(replid));
+        }
+        if is_live || self.sent < end || self.is_loading {
+            self.drained_since = None;
+            return Ok(());
+        }
+        let since = *self.drained_since.get_or_insert_with(Instant::now);
+        if self.session.acked >= Some(end) || since.elapsed() >= DRAIN_MAX {
+            return Err(SessionOver::EndOfHistory(end));
+        }
+        Ok(())
+    }
+
+    fn check_patience(&self) -> Result<(), SessionOver> {
+        let usual = self.session.hub.config.settings.replica_timeout;
+        // A flush or load may leave it silent, and its window closed, for minutes.
+        let patience = if self.is_loading { usual.max(LOADING_PATIENCE) } else { usual };
+        if self.session.heard.elapsed() > patience {
+            return Err(SessionOver::Silent(patience));
+        }
+        if !self.pending.is_empty() && !self.is_paused && self.taken_at.elapsed() > patience {
+            return Err(SessionOver::Stalled(patience));
+        }
+        Ok(())
+    }
+}
+
+async fn from_disk(file: Arc<StreamFile>, from: Offset, bytes_max: u64) -> Result<Bytes, SessionOver> {
+    let count = usize::try_from(bytes_max).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+    let read = tokio::task::spawn_blocking(move || file.read(from, count)).await;
+    Ok(Bytes::from(read.map_err(|join| SessionOver::Broken(std::io::Error::other(join)))??))
+}
+
+const CHECK_EVERY: Duration = Duration::from_millis(500);
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+const LOADING_PATIENCE: Duration = Duration::from_secs(300);
+const PIECE_BYTES: usize = 256 * 1024;

@@ -1,0 +1,298 @@
+//! The one connection to the primary: dial, hand-shake, PSYNC, then read at once whatever comes, ACK every second, and begin again when it ends.
+//!
+//! ```text
+//! Idle ──start──► Connecting ──► Handshake ──+CONTINUE──────────────────────────► Streaming
+//!                     ▲              └──+FULLRESYNC──► ReceivingSnapshot ──whole──►   │
+//!                     └──────────────────── back-off ◄─────────────── any end ◄───────┘
+//! ```
+//!
+//! Promises: a refusal never becomes `PSYNC ? -1`; a snapshot that does not arrive whole leaves the old history as it was. Not here: snapshots on
+//! demand ([`super::snapshotter`]), replicas.
+
+use super::backoff::Backoff;
+use super::files::Spool;
+use super::hub::{Hub, history_at};
+use super::link::{Link, LinkError, Purpose};
+use super::spool;
+use super::stretch::StretchKey;
+use rbuddy_core::control::relay::{RelayOrders, Start, UpstreamState};
+use rbuddy_core::replication::answer::PsyncAnswer;
+use rbuddy_core::replication::history::History;
+use rbuddy_core::resp::encode;
+use rbuddy_core::types::{DatasetId, Offset, Position, ReplId};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+/// The upstream task's own state.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    hub: Arc<Hub>,
+    orders: watch::Receiver<RelayOrders>,
+    /// For a primary that is away or refuses.
+    quick: Backoff,
+    /// For a snapshot that did not arrive whole: each attempt costs the primary a fork.
+    slow: Backoff,
+}
+
+/// How one connection ended.
+#[derive(Debug)]
+struct Ended {
+    cause: LinkError,
+    in_snapshot: bool,
+}
+
+impl Upstream {
+    pub(super) fn new(hub: Arc<Hub>, orders: watch::Receiver<RelayOrders>) -> Upstream {
+        let quick = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let slow = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+        Upstream { hub, orders, quick, slow }
+    }
+
+    /// Runs until cancelled. `found` is what a previous run left on disk.
+    pub(super) async fn run(mut self, found: Option<(Spool, History)>, cancel: CancellationToken) {
+        let start = tokio::select! {
+            start = start(&mut self.orders) => start,
+            () = cancel.cancelled() => return,
+        };
+        let Some(start) = start else { return };
+        begin(&self.hub, start, found).await;
+        loop {
+            self.hub.upstream(UpstreamState::Connecting);
+            let ended = tokio::select! {
+                ended = self.follow() => ended,
+                () = cancel.cancelled() => return,
+            };
+            let was = self.hub.lock().upstream.state;
+            let wait = if ended.in_snapshot { self.slow.wait() } else { self.quick.wait() };
+            self.hub.upstream(UpstreamState::Connecting);
+            self.tell(was, ended.cause.to_string(), wait);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = cancel.cancelled() => return,
+            }
+        }
+    }
+
+    /// An end is news once: a primary that stays away is not told of at every attempt.
+    fn tell(&self, was: UpstreamState, error: String, wait: Duration) {
+        let (group, primary, retry_ms) = (&self.hub.config.group, &self.hub.config.primary.address, wait.as_millis());
+        let is_known = self.hub.lock().upstream.last_error.as_ref() == Some(&error);
+        match was {
+            UpstreamState::Streaming | UpstreamState::ReceivingSnapshot => {
+                warn!(%group, %primary, ?was, %error, retry_ms, "upstream link lost")
+            }
+            _ if is_known => debug!(%group, %primary, ?was, %error, retry_ms, "primary still not reached"),
+            UpstreamState::Idle | UpstreamState::Connecting | UpstreamState::Handshake => {
+                warn!(%group, %primary, ?was, %error, retry_ms, "primary not reached");
+            }
+        }
+        self.hub.update(|inner| inner.upstream.last_error = Some(error));
+    }
+
+    /// One connection from its beginning to its end.
+    async fn follow(&mut self) -> Ended {
+        let (mut link, answer, asked) = match self.ask().await {
+            Ok(asked) => asked,
+            Err(cause) => return Ended { cause, in_snapshot: false },
+        };
+        let key = match answer {
+            PsyncAnswer::Continue(replid) => match self.go_on(asked, replid).await {
+                Some(key) => key,
+                None => return Ended { cause: unexpected("+CONTINUE though nothing was asked for"), in_snapshot: false },
+            },
+            PsyncAnswer::FullResync(position) => match self.full_resync(&mut link, asked.map(|(_, at)| at), position).await {
+                Ok(key) => key,
+                Err(cause) => return Ended { cause, in_snapshot: true },
+            },
+            PsyncAnswer::Wait | PsyncAnswer::Refused(_) => return Ended { cause: unexpected("no answer"), in_snapshot: false },
+        };
+        self.quick.reset();
+        self.slow.reset();
+        self.hub.upstream(UpstreamState::Streaming);
+        Ended { cause: self.stream(&mut link, key).await, in_snapshot: false }
+    }
+
+    /// Up to the answer to PSYNC, which names the end of the history that may go on; without one it asks for everything.
+    async fn ask(&mut self) -> Result<(Link, PsyncAnswer, Option<(StretchKey, Position)>), LinkError> {
+        let mut link = Link::dial(&self.hub.config).await?;
+        self.hub.upstream(UpstreamState::Handshake);
+        let version = self.hub.version_to_announce();
+        link.shake_hands(&self.hub.config, Purpose::Follow, version).await?;
+        let asked = {
+            let inner = self.hub.lock();
+            inner.candidate.and_then(|key| inner.stretch(key)).map(|stretch| (stretch.key, stretch.history.end_position()))
+        };
+        let answer = link.psync(asked.map(|(_, at)| at)).await?;
+        Ok((link, answer, asked))
+    }
+
+    /// `+CONTINUE`. A changed id is on disk before replicas learn it.
+    async fn go_on(&mut self, asked: Option<(StretchKey, Position)>, replid: Option<ReplId>) -> Option<StretchKey> {
+        let (key, at) = asked?;
+        let hub = &self.hub;
+        hub.lock().continue_history(key, replid);
+        let now_named = replid.unwrap_or(at.replid);
+        if now_named != at.replid {
+            info!(group = %hub.config.group, from = at.replid.short(), to = now_named.short(), offset = %at.offset, "the primary's history has a new id");
+            let spool = hub.lock().spool.clone();
+            if let Err(error) = hub.save(spool).await {
+                warn!(group = %hub.config.group, %error, "state of the relay not written");
+            }
+        }
+        hub.update(|inner| inner.upstream.partial_resyncs += 1);
+        info!(group = %hub.config.group, asked = %at.offset.next_byte(), replid = now_named.short(), "partial resync from the primary");
+        Some(key)
+    }
+
+    /// `+FULLRESYNC`. The live history has ended, unless the snapshot does not arrive whole: then it never did.
+    async fn full_resync(&mut self, link: &mut Link, asked: Option<Position>, given: Position) -> Result<StretchKey, LinkError> {
+        let (hub, dataset) = (&self.hub, DatasetId(given));
+        match asked {
+            Some(asked) => info!(group = %hub.config.group, asked = %asked, given = %given, "full resync from the primary"),
+            None => info!(group = %hub.config.group, given = %given, "full resync from the primary: nothing to continue from"),
+        }
+        let history = History::starting_at(given, Some(dataset));
+        let key = hub.update(|inner| {
+            inner.upstream.full_resyncs += 1;
+            inner.upstream.last_full_resync = Some((asked, dataset));
+            inner.begin_history(history, hub.config.settings.backlog_bytes)
+        });
+        hub.upstream(UpstreamState::ReceivingSnapshot);
+        match self.store(link, key, dataset).await {
+            Ok(()) => Ok(key),
+            Err(error) => {
+                hub.update(|inner| inner.abandon_history(key));
+                spool::failed(hub, dataset, &error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn store(&self, link: &mut Link, key: StretchKey, dataset: DatasetId) -> Result<(), LinkError> {
+        let hub = &self.hub;
+        let stream = match spool::start_stream(hub, key, dataset) {
+            Ok(stream) => stream,
+            Err(error) => {
+                spool::announce(hub, dataset);
+                return Err(error.into());
+            }
+        };
+        let (snapshot, facts) = spool::receive(hub, link, dataset).await?;
+        spool::install(hub, key, Spool { dataset, facts, snapshot, stream }).await?;
+        info!(group = %hub.config.group, %dataset, bytes = facts.bytes, rdb = %facts.version, checksum = ?facts.checksum, "snapshot ready");
+        Ok(())
+    }
+
+    /// Reads until the connection ends, and tells why.
+    async fn stream(&mut self, link: &mut Link, key: StretchKey) -> LinkError {
+        match self.read_on(link, key).await {
+            Ok(never) => match never {},
+            Err(cause) => cause,
+        }
+    }
+
+    async fn read_on(&mut self, link: &mut Link, key: StretchKey) -> Result<Infallible, LinkError> {
+        let hub = Arc::clone(&self.hub);
+        let mut ticks = tokio::time::interval(ACK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last_byte = Instant::now();
+        let mut last_ack = None;
+        loop {
+            if !link.buffer.is_empty() {
+                hub.append(key, &link.buffer);
+                link.buffer.clear();
+                last_byte = Instant::now();
+            }
+            tokio::select! {
+                read = link.read() => read?,
+                // At once and then every second: after an EOF payload a single ACK may be lost, and no stream starts without (protocol fact 2.3).
+                _ = ticks.tick() => {
+                    last_ack = self.ack(key);
+                    if let Some(ack) = last_ack {
+                        link.send(&ack_request(ack)).await?;
+                    }
+                    if last_byte.elapsed() > link.patience() {
+                        return Err(LinkError::Silent(link.patience()));
+                    }
+                }
+                // WAIT on the primary stands and falls with the ACK: one that says more goes out at once.
+                () = hub.acked.notified() => {
+                    let ack = self.ack(key);
+                    if let Some(offset) = ack.filter(|_| ack > last_ack) {
+                        last_ack = ack;
+                        link.send(&ack_request(offset)).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn ack(&self, key: StretchKey) -> Option<Offset> {
+        self.hub.upstream_ack(key, &self.orders.borrow().required)
+    }
+}
+
+/// Waits for the controller's word; `None` if there is no controller any more.
+async fn start(orders: &mut watch::Receiver<RelayOrders>) -> Option<Start> {
+    orders.wait_for(|orders| orders.start.is_some()).await.ok()?.start.clone()
+}
+
+/// Sets up the history to ask for.
+async fn begin(hub: &Arc<Hub>, start: Start, found: Option<(Spool, History)>) {
+    let backlog_bytes = hub.config.settings.backlog_bytes;
+    hub.update(|inner| inner.resumable = None);
+    let history = match (start, found) {
+        (Start::Resume, Some((spool, mut history))) => {
+            history.live = true;
+            info!(group = %hub.config.group, dataset = %spool.dataset, end = %history.end_position(), "going on from snapshot and stream on disk");
+            let spool = Arc::new(spool);
+            let key = hub.update(|inner| {
+                let key = inner.begin_history(history, backlog_bytes);
+                (inner.candidate, inner.spool) = (Some(key), Some((key, Arc::clone(&spool))));
+                key
+            });
+            spool::carry_on_stream(hub, key, &spool.stream);
+            return;
+        }
+        (Start::Resume, None) => {
+            warn!(group = %hub.config.group, "nothing on disk to go on from: a full resync it is");
+            None
+        }
+        (Start::At { position, earlier }, found) => {
+            discard(found);
+            info!(group = %hub.config.group, %position, "going on from where the replicas are");
+            Some(history_at(position, None, &earlier))
+        }
+        (Start::Fresh, found) => {
+            discard(found);
+            None
+        }
+    };
+    if let Some(history) = history {
+        hub.update(|inner| inner.candidate = Some(inner.begin_history(history, backlog_bytes)));
+    }
+    if let Err(error) = hub.save(None).await {
+        warn!(group = %hub.config.group, %error, "state of the relay not written");
+    }
+}
+
+fn discard(found: Option<(Spool, History)>) {
+    if let Some((spool, _)) = found {
+        spool.keep(false);
+    }
+}
+
+fn ack_request(offset: Offset) -> Vec<u8> {
+    encode::request(&["REPLCONF", "ACK", &offset.to_string()])
+}
+
+fn unexpected(answer: &str) -> LinkError {
+    LinkError::Refused { command: "PSYNC", answer: answer.to_owned() }
+}
+
+const ACK_EVERY: Duration = Duration::from_secs(1);

@@ -1,0 +1,217 @@
+//! The relay between real servers.
+
+mod support;
+
+use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, Start, UpstreamState};
+use rbuddy_core::replication::psync::{HoldReason, Permit};
+use rbuddy_core::types::{DatasetId, NodeAddress};
+use support::{Relay, Server, config, eventually};
+
+fn orders(start: Start, permits: &[(&Server, Permit)]) -> RelayOrders {
+    RelayOrders {
+        start: Some(start),
+        permits: permits.iter().map(|(server, permit)| (server.address(), *permit)).collect(),
+        ..RelayOrders::default()
+    }
+}
+
+fn state<'a>(view: &'a RelayView, address: &NodeAddress) -> Option<&'a SessionState> {
+    view.sessions.get(address).map(|session| &session.state)
+}
+
+fn is_streaming(view: &RelayView, address: &NodeAddress) -> bool {
+    matches!(state(view, address), Some(SessionState::Streaming { .. }))
+}
+
+async fn snapshot(relay: &mut Relay) -> DatasetId {
+    let view = relay.until("a snapshot is ready", |view| view.ready_snapshot().is_some()).await;
+    view.ready_snapshot().map(|snapshot| snapshot.dataset).expect("just seen")
+}
+
+#[tokio::test]
+async fn a_running_replica_is_taken_over_without_a_full_resync() {
+    let (primary, replica) = (Server::start(&[]).await, Server::start(&[]).await);
+    primary.fill("before:", 1000).await;
+    replica.follow(primary.port).await;
+    replica.equals(&primary).await;
+    let position = replica.info().await.position().expect("a replica has one");
+    let full_before = primary.info().await.sync_full;
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let start = Start::At { position, earlier: Vec::new() };
+    let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(start, &[(&replica, Permit::Keep)])).await;
+    relay.until("the primary continues", |view| view.upstream.state == UpstreamState::Streaming).await;
+    replica.follow(relay.port).await;
+    primary.fill("after:", 1000).await;
+    replica.equals(&primary).await;
+
+    let view = relay.until("the replica streams", |view| is_streaming(view, &replica.address())).await;
+    assert_eq!((view.upstream.partial_resyncs, view.upstream.full_resyncs), (1, 0));
+    assert_eq!(primary.info().await.sync_full, full_before, "the primary paid for no full resync");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_fresh_replica_gets_the_whole_dataset_through_the_relay() {
+    for diskless in ["yes", "no"] {
+        let primary = Server::start(&["--repl-diskless-sync", diskless]).await;
+        let replica = Server::start(&[]).await;
+        primary.fill("key:", 20_000).await;
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(Start::Fresh, &[(&replica, Permit::Hold)])).await;
+        replica.follow(relay.port).await;
+        let dataset = snapshot(&mut relay).await;
+        let held = |view: &RelayView| state(view, &replica.address()) == Some(&SessionState::Held(HoldReason::NotPermitted));
+        relay.until("the replica is held", held).await;
+        primary.fill("while held:", 1000).await;
+
+        relay.order(|orders| {
+            orders.permits.insert(replica.address(), Permit::Seed(dataset));
+            orders.required.insert(replica.address());
+        });
+        let follows = |view: &RelayView| matches!(state(view, &replica.address()), Some(SessionState::Streaming { seeded: Some(seeded), .. }) if *seeded == dataset);
+        relay.until("the replica follows", follows).await;
+        replica.equals(&primary).await;
+        // The ACK is the replica's: WAIT on the primary means what it says.
+        primary.fill("waited for:", 10).await;
+        let reached: i64 = redis::from_redis_value(primary.command(&["WAIT", "1", "5000"]).await).expect("a number");
+        assert_eq!(reached, 1, "diskless {diskless}");
+        relay.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_held_replica_serves_its_old_data_for_longer_than_its_timeout_and_continues() {
+    let (primary, replica) = (Server::start(&[]).await, Server::start(&["--repl-timeout", "2"]).await);
+    primary.command(&["SET", "color", "blue"]).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(Start::Fresh, &[(&replica, Permit::Auto)])).await;
+    replica.follow(relay.port).await;
+    replica.equals(&primary).await;
+
+    relay.order(|orders| {
+        orders.permits.insert(replica.address(), Permit::Hold);
+    });
+    relay.until("the replica is held", |view| matches!(state(view, &replica.address()), Some(SessionState::Held(_)))).await;
+    primary.command(&["SET", "color", "red"]).await;
+    let held_since = relay.view.borrow().sessions[&replica.address()].since;
+    eventually("held for more than twice its timeout", || async {
+        let down = replica.info().await.link_down_s.unwrap_or(0);
+        if down > 5 { Ok(()) } else { Err(format!("{down} s")) }
+    })
+    .await;
+    assert_eq!(replica.text(&["GET", "color"]).await, "blue");
+    assert_eq!(relay.view.borrow().sessions[&replica.address()].since, held_since, "one connection all the time");
+
+    let full_before = replica.info().await.sync_full;
+    relay.order(|orders| {
+        orders.permits.insert(replica.address(), Permit::Keep);
+    });
+    replica.equals(&primary).await;
+    assert_eq!(replica.text(&["GET", "color"]).await, "red");
+    assert_eq!((primary.info().await.sync_full, replica.info().await.sync_full), (Some(1), full_before));
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_dataset_goes_to_the_standby_while_the_active_keeps_the_old_one() {
+    let mut primary = Server::start(&[]).await;
+    let (active, standby) = (Server::start(&[]).await, Server::start(&[]).await);
+    primary.fill("old:", 5000).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let first = orders(Start::Fresh, &[(&active, Permit::Auto), (&standby, Permit::Hold)]);
+    let mut relay = Relay::start(config(&primary, &[&active, &standby], dir.path()), first).await;
+    active.follow(relay.port).await;
+    standby.follow(relay.port).await;
+    relay.until("the active follows", |view| is_streaming(view, &active.address())).await;
+    active.equals(&primary).await;
+    relay.order(|orders| {
+        orders.permits.insert(active.address(), Permit::Keep);
+    });
+    let old_digest = primary.digest().await;
+    let old = snapshot(&mut relay).await;
+
+    primary.kill();
+    relay.until("the loss is noticed", |view| view.upstream.down_since.is_some()).await;
+    assert!(is_streaming(&relay.view.borrow(), &active.address()), "sessions stay");
+    primary.restart().await;
+    let view = relay.until("the new snapshot is ready", |view| view.ready_snapshot().is_some_and(|ready| ready.dataset != old)).await;
+    let new = view.ready_snapshot().map(|ready| ready.dataset).expect("just seen");
+    assert_eq!(view.histories.iter().map(|history| history.live).collect::<Vec<_>>(), [false, true]);
+    let at_end = |view: &RelayView| matches!(state(view, &active.address()), Some(SessionState::Held(HoldReason::EndOfHistory { .. })));
+    relay.until("the active has all of the old history and is held", at_end).await;
+    primary.fill("new:", 3000).await;
+
+    relay.order(|orders| {
+        orders.permits.insert(standby.address(), Permit::Seed(new));
+    });
+    standby.equals(&primary).await;
+    assert_eq!(active.digest().await, old_digest, "the active still serves the old dataset, whole");
+    assert_eq!(primary.info().await.sync_full, Some(1), "one full resync for the new dataset");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_restarted_relay_goes_on_from_disk() {
+    let (primary, replica, second) = (Server::start(&[]).await, Server::start(&[]).await, Server::start(&[]).await);
+    primary.fill("key:", 5000).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(Start::Fresh, &[(&replica, Permit::Auto)])).await;
+    replica.follow(relay.port).await;
+    let dataset = snapshot(&mut relay).await;
+    primary.fill("behind the snapshot:", 1000).await;
+    replica.equals(&primary).await;
+    relay.stop().await;
+    primary.fill("meanwhile:", 1000).await;
+
+    let start = orders(Start::Resume, &[(&replica, Permit::Keep), (&second, Permit::Seed(dataset))]);
+    let mut relay = Relay::start(config(&primary, &[&replica, &second], dir.path()), RelayOrders::default()).await;
+    let view = relay.until("there is something to go on from", |view| view.resumable.is_some()).await;
+    let (resumed, end) = view.resumable.expect("just seen");
+    assert_eq!(resumed, dataset);
+    assert!(end.offset > dataset.0.offset, "the stream was kept too");
+    relay.orders.send_replace(start);
+    replica.follow(relay.port).await;
+    second.follow(relay.port).await;
+    replica.equals(&primary).await;
+    second.equals(&primary).await;
+    let view = relay.until("it streams", |view| view.upstream.state == UpstreamState::Streaming).await;
+    assert_eq!((view.upstream.partial_resyncs, view.upstream.full_resyncs), (1, 0));
+    assert_eq!(primary.info().await.sync_full, Some(1), "the restart cost no full resync");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_is_taken_over_a_second_connection_while_the_stream_flows() {
+    let (primary, replica, second) = (Server::start(&[]).await, Server::start(&[]).await, Server::start(&[]).await);
+    primary.fill("key:", 5000).await;
+    replica.follow(primary.port).await;
+    replica.equals(&primary).await;
+    let position = replica.info().await.position().expect("a replica has one");
+    let dir = tempfile::tempdir().expect("a folder");
+    let start = Start::At { position, earlier: Vec::new() };
+    let permits = [(&replica, Permit::Keep), (&second, Permit::Hold)];
+    let mut relay = Relay::start(config(&primary, &[&replica, &second], dir.path()), orders(start, &permits)).await;
+    replica.follow(relay.port).await;
+    second.follow(relay.port).await;
+    relay.until("the replica streams", |view| is_streaming(view, &replica.address())).await;
+    assert_eq!(relay.view.borrow().snapshot, None);
+
+    relay.order(|orders| orders.snapshot_request = Some(1));
+    primary.fill("during:", 5000).await;
+    let view = relay.until("the request is answered", |view| view.snapshot_request_done == Some(1)).await;
+    assert_eq!(view.snapshot_request_error, None);
+    let dataset = snapshot(&mut relay).await;
+    // More than memory keeps: the stream behind the snapshot comes from disk.
+    for round in 0..3 {
+        primary.fill(&format!("far more than the backlog {round}:"), 20_000).await;
+    }
+    relay.order(|orders| {
+        orders.permits.insert(second.address(), Permit::Seed(dataset));
+    });
+    second.equals(&primary).await;
+    replica.equals(&primary).await;
+    let view = relay.view.borrow().clone();
+    assert_eq!((view.upstream.full_resyncs, view.upstream.partial_resyncs), (0, 1), "the main connection stayed");
+    relay.stop().await;
+}

@@ -1,0 +1,219 @@
+//! The relay when something is wrong: passwords, a primary that is promoted, hangs, cuts a snapshot short, a folder that cannot be written.
+
+mod support;
+
+use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, SnapshotState, Start, UpstreamState};
+use rbuddy_core::replication::psync::Permit;
+use rbuddy_core::resp::request::{RequestLimits, parse};
+use rbuddy_core::types::{NodeAddress, Offset, Position};
+use rbuddy_runtime::relay::run_alone;
+use rbuddy_runtime::settings::Credentials;
+use std::time::Duration;
+use support::{PATIENCE, Relay, Server, config, password};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+fn orders(start: Start, replica: &NodeAddress, permit: Permit) -> RelayOrders {
+    RelayOrders { start: Some(start), permits: [(replica.clone(), permit)].into(), ..RelayOrders::default() }
+}
+
+fn streaming_id(view: &RelayView, address: &NodeAddress) -> Option<String> {
+    match view.sessions.get(address).map(|session| &session.state) {
+        Some(SessionState::Streaming { replid, .. }) => Some(replid.to_string()),
+        Some(SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. }) | None => None,
+    }
+}
+
+#[tokio::test]
+async fn both_sides_speak_with_their_passwords() {
+    let primary = Server::start(&[]).await;
+    let replica = Server::start(&["--masterauth", "for the relay"]).await;
+    primary.fill("key:", 100).await;
+    primary.command(&["ACL", "SETUSER", "relay", "on", ">up", "+psync", "+replconf", "+ping"]).await;
+    primary.command(&["ACL", "SETUSER", "default", "-psync", "-replconf"]).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut settings = config(&primary, &[&replica], dir.path());
+    settings.settings.auth = Some(Credentials { user: None, password: rbuddy_runtime::settings::Secret::new("for the relay") });
+    (settings.primary.user, settings.primary.password) = (Some("relay".to_owned()), password("wrong"));
+    let refused = Relay::start(settings.clone(), orders(Start::Fresh, &replica.address(), Permit::Auto)).await;
+    let mut refused_view = refused.view.clone();
+    let seen = refused_view.wait_for(|view| view.upstream.last_error.as_ref().is_some_and(|error| error.contains("WRONGPASS")));
+    tokio::time::timeout(PATIENCE, seen).await.expect("in time").expect("it runs");
+    refused.stop().await;
+
+    settings.primary.password = password("up");
+    let mut relay = Relay::start(settings, orders(Start::Fresh, &replica.address(), Permit::Auto)).await;
+    replica.follow(relay.port).await;
+    relay.until("the replica follows", |view| streaming_id(view, &replica.address()).is_some()).await;
+    replica.equals(&primary).await;
+
+    let mut stranger = TcpStream::connect(("127.0.0.1", relay.port)).await.expect("it listens");
+    stranger.write_all(b"PSYNC ? -1\r\nAUTH guessed\r\nPSYNC ? -1\r\nQUIT\r\n").await.expect("sent");
+    let mut answers = String::new();
+    tokio::time::timeout(PATIENCE, stranger.read_to_string(&mut answers)).await.expect("in time").expect("text");
+    let first_words: Vec<&str> = answers.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(first_words, ["-NOAUTH", "-WRONGPASS", "-NOAUTH", "+OK"]);
+    assert_eq!(relay.view.borrow().sessions.len(), 1);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_changed_id_is_passed_on_and_nobody_pays_for_it() {
+    // A chain: whoever is promoted in it gives the same bytes a new name.
+    let (top, middle, upstream, replica) =
+        (Server::start(&[]).await, Server::start(&[]).await, Server::start(&[]).await, Server::start(&[]).await);
+    top.fill("key:", 1000).await;
+    middle.follow(top.port).await;
+    middle.equals(&top).await;
+    upstream.follow(middle.port).await;
+    upstream.equals(&top).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut relay = Relay::start(config(&upstream, &[&replica], dir.path()), orders(Start::Fresh, &replica.address(), Permit::Auto)).await;
+    replica.follow(relay.port).await;
+    relay.until("the replica follows", |view| streaming_id(view, &replica.address()).is_some()).await;
+    replica.equals(&top).await;
+    relay.order(|orders| {
+        orders.permits.insert(replica.address(), Permit::Keep);
+    });
+
+    for promoted in [&middle, &upstream] {
+        promoted.command(&["REPLICAOF", "NO", "ONE"]).await;
+        promoted.fill("new name:", 500).await;
+        replica.equals(promoted).await;
+        let id = promoted.info().await.replid.expect("it has one").to_string();
+        relay.until("the replica knows the new id", |view| streaming_id(view, &replica.address()).as_deref() == Some(&id)).await;
+    }
+    let view = relay.view.borrow().clone();
+    assert_eq!((view.upstream.full_resyncs, view.histories.len()), (1, 1));
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_relay_without_a_controller_serves_everybody() {
+    let (primary, first, second) = (Server::start(&[]).await, Server::start(&[]).await, Server::start(&[]).await);
+    primary.fill("key:", 1000).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+    for expected_full in [1, 1] {
+        let mut settings = config(&primary, &[], dir.path());
+        settings.settings.listen = format!("127.0.0.1:{port}");
+        let cancel = CancellationToken::new();
+        let running = tokio::spawn(run_alone(settings, cancel.clone()));
+        first.follow(port).await;
+        second.follow(port).await;
+        primary.fill("more:", 1000).await;
+        first.equals(&primary).await;
+        second.equals(&primary).await;
+        assert_eq!(primary.info().await.sync_full, Some(expected_full), "one for both, none for the restart");
+        cancel.cancel();
+        running.await.expect("no panic").expect("no error");
+    }
+}
+
+#[tokio::test]
+async fn a_primary_that_hangs_is_noticed_and_continued_with() {
+    let (primary, replica) = (Server::start(&[]).await, Server::start(&[]).await);
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut settings = config(&primary, &[&replica], dir.path());
+    settings.settings.upstream_timeout = Duration::from_secs(2);
+    let mut relay = Relay::start(settings, orders(Start::Fresh, &replica.address(), Permit::Auto)).await;
+    replica.follow(relay.port).await;
+    relay.until("the replica follows", |view| streaming_id(view, &replica.address()).is_some()).await;
+    primary.signal("STOP");
+    let view = relay.until("the hang is noticed", |view| view.upstream.down_since.is_some()).await;
+    assert!(streaming_id(&view, &replica.address()).is_some(), "the replica stays");
+    primary.signal("CONT");
+    relay.until("it streams again", |view| view.upstream.state == UpstreamState::Streaming).await;
+    primary.fill("key:", 100).await;
+    replica.equals(&primary).await;
+    assert_eq!(primary.info().await.sync_full, Some(1));
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_is_told_and_tried_again() {
+    let (primary, replica) = (Server::start(&[]).await, Server::start(&[]).await);
+    primary.fill("key:", 1000).await;
+    let parent = tempfile::tempdir().expect("a folder");
+    let dir = parent.path().join("relay");
+    std::fs::create_dir(&dir).expect("a folder");
+    let mut relay = Relay::start(config(&primary, &[&replica], &dir), RelayOrders::default()).await;
+    replica.follow(relay.port).await;
+    std::fs::remove_dir_all(&dir).expect("it was there");
+    relay.orders.send_replace(orders(Start::Fresh, &replica.address(), Permit::Auto));
+    let failed = |view: &RelayView| matches!(view.snapshot.as_ref().map(|snapshot| &snapshot.state), Some(SnapshotState::Failed(why)) if why.contains("relay/"));
+    let view = relay.until("the failure names the path", failed).await;
+    assert!(matches!(view.sessions[&replica.address()].state, SessionState::Held(_)));
+    std::fs::create_dir(&dir).expect("a folder");
+    relay.until("the replica follows", |view| streaming_id(view, &replica.address()).is_some()).await;
+    replica.equals(&primary).await;
+    relay.stop().await;
+}
+
+/// What a scripted primary is asked with PSYNC on its next connection.
+async fn next_psync(listener: &TcpListener) -> (TcpStream, String) {
+    let accepting = tokio::time::timeout(PATIENCE, listener.accept()).await;
+    let (mut stream, _) = accepting.expect("the relay dials").expect("accepted");
+    let mut input = Vec::new();
+    loop {
+        if let Some((arguments, used)) = parse(&input, RequestLimits::SMALL).expect("RESP") {
+            input.drain(..used);
+            let words: Vec<String> = arguments.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+            match words[0].as_str() {
+                "PING" => stream.write_all(b"+PONG\r\n").await.expect("sent"),
+                "PSYNC" => return (stream, words[1..].join(" ")),
+                _ => stream.write_all(b"+OK\r\n").await.expect("sent"),
+            }
+            continue;
+        }
+        let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut input)).await.expect("in time").expect("read");
+        assert_ne!(read, 0, "the relay closed before PSYNC");
+    }
+}
+
+#[tokio::test]
+async fn refusals_and_broken_snapshots_leave_the_old_history_as_it_was() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let dir = tempfile::tempdir().expect("a folder");
+    let replica = Server::start(&[]).await;
+    let mut settings = config(&replica, &[&replica], dir.path());
+    settings.primary.address = NodeAddress::new("127.0.0.1", port);
+    let (old, new) = ("a".repeat(40), "b".repeat(40));
+    let position = Position::new(old.parse().expect("an id"), Offset::new(1000).expect("in range"));
+    let start = Start::At { position, earlier: Vec::new() };
+    let mut relay = Relay::start(settings, orders(start, &replica.address(), Permit::Keep)).await;
+
+    let (mut stream, asked) = next_psync(&listener).await;
+    assert_eq!(asked, format!("{old} 1001"));
+    stream.write_all(b"+CONTINUE\r\n*1\r\n$4\r\nPING\r\n").await.expect("sent");
+    relay.until("the bytes arrived", |view| view.live().is_some_and(|live| live.end.get() == 1014)).await;
+    drop(stream);
+
+    let snapshots: [&[u8]; 4] = [b"$100\r\nREDIS0010", b"$30\r\nREDIS0010 and no end opcode..", b"\n\n-ERR gave up\r\n", b"$EOF:short\r\n"];
+    let answers =
+        [b"-LOADING busy\r\n".to_vec(), b"-NOMASTERLINK no\r\n".to_vec(), b"-ERR whatever\r\n".to_vec(), b"+WHAT\r\n".to_vec()].into_iter();
+    let broken = snapshots.iter().map(|payload| [format!("+FULLRESYNC {new} 5000\r\n").as_bytes(), payload].concat());
+    for answer in answers.chain(broken.take(2)) {
+        let (mut stream, asked) = next_psync(&listener).await;
+        assert_eq!(asked, format!("{old} 1015"), "before {}", String::from_utf8_lossy(&answer));
+        stream.write_all(&answer).await.expect("sent");
+        stream.shutdown().await.expect("closed");
+        // The relay ends it too, so that the next connection is the next attempt.
+        let mut rest = Vec::new();
+        let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the relay closes");
+    }
+    let (mut stream, asked) = next_psync(&listener).await;
+    assert_eq!(asked, format!("{old} 1015"));
+    stream.write_all(format!("+CONTINUE {new}\r\n*1\r\n$4\r\nPING\r\n").as_bytes()).await.expect("sent");
+    let view = relay.until("it goes on", |view| view.live().is_some_and(|live| live.end.get() == 1028)).await;
+    assert_eq!(view.histories.len(), 1);
+    assert_eq!(view.histories[0].replid().to_string(), new);
+    let left: Vec<String> = std::fs::read_dir(dir.path())
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(left, ["relay.json"], "nothing half-done is left");
+    relay.stop().await;
+}

@@ -1,0 +1,212 @@
+//! Real servers and a running relay for tests. `RBUDDY_TEST_SERVER` names the server binary; else `redis-server` from PATH.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use rbuddy_core::control::relay::{RelayOrders, RelayView};
+use rbuddy_core::info::ServerInfo;
+use rbuddy_core::types::NodeAddress;
+use rbuddy_runtime::clock::Clock;
+use rbuddy_runtime::relay::{RelayConfig, RelayError, bind};
+use rbuddy_runtime::settings::{Endpoint, RelaySettings, Secret};
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server process with its folder. It is killed when this is dropped.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) port: u16,
+    dir: tempfile::TempDir,
+    extra: Vec<String>,
+}
+
+impl Server {
+    pub(crate) async fn start(extra: &[&str]) -> Server {
+        let dir = tempfile::tempdir().expect("a folder");
+        let port = free_port();
+        let extra: Vec<String> = extra.iter().map(|text| (*text).to_owned()).collect();
+        let child = spawn(port, dir.path().into(), &extra);
+        let server = Server { child, port, dir, extra };
+        server.wait_until_up().await;
+        server
+    }
+
+    pub(crate) fn address(&self) -> NodeAddress {
+        NodeAddress::new("127.0.0.1", self.port)
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// `STOP` makes it hang, `CONT` lets it go on.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
+    }
+
+    /// The same port and folder, a new process.
+    pub(crate) async fn restart(&mut self) {
+        self.child = spawn(self.port, self.dir.path().into(), &self.extra);
+        self.wait_until_up().await;
+    }
+
+    async fn wait_until_up(&self) {
+        eventually("server answers PING", || async { self.try_command(&["PING"]).await.map(|_| ()) }).await;
+    }
+
+    pub(crate) async fn try_command(&self, words: &[&str]) -> Result<redis::Value, String> {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).map_err(|error| error.to_string())?;
+        let mut connection = client.get_multiplexed_async_connection().await.map_err(|error| error.to_string())?;
+        let mut command = redis::cmd(words[0]);
+        words[1..].iter().for_each(|word| {
+            command.arg(*word);
+        });
+        command.query_async(&mut connection).await.map_err(|error| error.to_string())
+    }
+
+    pub(crate) async fn command(&self, words: &[&str]) -> redis::Value {
+        self.try_command(words).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    pub(crate) async fn text(&self, words: &[&str]) -> String {
+        redis::from_redis_value(self.command(words).await).expect("a text")
+    }
+
+    pub(crate) async fn info(&self) -> ServerInfo {
+        ServerInfo::parse(&self.text(&["INFO", "everything"]).await)
+    }
+
+    /// Writes keys in one go, as effects that replicate.
+    pub(crate) async fn fill(&self, prefix: &str, count: u32) {
+        let script = "for i = 1, tonumber(ARGV[2]) do redis.call('SET', ARGV[1] .. i, i .. string.rep('x', 50)) end return 1";
+        self.command(&["EVAL", script, "0", prefix, &count.to_string()]).await;
+    }
+
+    pub(crate) async fn follow(&self, port: u16) {
+        self.command(&["REPLICAOF", "127.0.0.1", &port.to_string()]).await;
+    }
+
+    pub(crate) async fn digest(&self) -> String {
+        self.text(&["DEBUG", "DIGEST"]).await
+    }
+
+    /// Until this replica has what the primary has.
+    pub(crate) async fn equals(&self, primary: &Server) {
+        eventually("replica equals primary", || async {
+            let (own, other) = (self.info().await, primary.info().await);
+            match own.is_link_up && own.replid == other.replid && own.offset == other.offset {
+                true => Ok(()),
+                false => Err(format!("replica {:?} link up {}, primary {:?}", own.position(), own.is_link_up, other.position())),
+            }
+        })
+        .await;
+        assert_eq!(self.digest().await, primary.digest().await);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(port: u16, dir: PathBuf, extra: &[String]) -> Child {
+    let binary = std::env::var("RBUDDY_TEST_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+    Command::new(binary)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "yes"])
+        .args(["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", "--dir"])
+        .arg(dir)
+        .args(extra)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server starts")
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+/// A running relay.
+pub(crate) struct Relay {
+    pub(crate) port: u16,
+    pub(crate) orders: watch::Sender<RelayOrders>,
+    pub(crate) view: watch::Receiver<RelayView>,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<(), RelayError>>,
+}
+
+pub(crate) fn config(primary: &Server, replicas: &[&Server], dir: &std::path::Path) -> RelayConfig {
+    let endpoint = |server: &Server| Endpoint { address: server.address(), user: None, password: None };
+    RelayConfig {
+        group: "test".parse().expect("a name"),
+        primary: endpoint(primary),
+        settings: RelaySettings {
+            listen: "127.0.0.1:0".to_owned(),
+            announce: NodeAddress::new("127.0.0.1", 1),
+            backlog_bytes: 4 << 20,
+            auth: None,
+            upstream_timeout: Duration::from_secs(5),
+            replica_timeout: Duration::from_secs(10),
+        },
+        replicas: replicas.iter().map(|server| endpoint(server)).collect(),
+        dir: dir.into(),
+        clock: Clock::start(),
+        open: false,
+    }
+}
+
+pub(crate) fn password(text: &str) -> Option<Secret> {
+    Some(Secret::new(text))
+}
+
+impl Relay {
+    pub(crate) async fn start(config: RelayConfig, orders: RelayOrders) -> Relay {
+        let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
+        let relay = bind(config).await.expect("the relay binds");
+        let (orders, received) = watch::channel(orders);
+        let cancel = CancellationToken::new();
+        let (port, view) = (relay.local_addr().port(), relay.view());
+        let task = tokio::spawn(relay.run(received, cancel.clone()));
+        Relay { port, orders, view, cancel, task }
+    }
+
+    pub(crate) fn order(&self, change: impl FnOnce(&mut RelayOrders)) {
+        self.orders.send_modify(change);
+    }
+
+    pub(crate) async fn until(&mut self, what: &str, condition: impl Fn(&RelayView) -> bool) -> RelayView {
+        let mut view = self.view.clone();
+        let waited = tokio::time::timeout(PATIENCE, view.wait_for(|view| condition(view))).await;
+        match waited {
+            Ok(view) => view.expect("the relay runs").clone(),
+            Err(_) => panic!("not within {PATIENCE:?}: {what}; last seen {:#?}", *self.view.borrow()),
+        }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.cancel.cancel();
+        self.task.await.expect("no panic").expect("no error");
+    }
+}
+
+/// Asks again until it is so.
+pub(crate) async fn eventually<F: Future<Output = Result<(), String>>>(what: &str, mut attempt: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    let mut every = tokio::time::interval(Duration::from_millis(25));
+    loop {
+        every.tick().await;
+        match attempt().await {
+            Ok(()) => return,
+            Err(last) => assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}; last seen {last}"),
+        }
+    }
+}

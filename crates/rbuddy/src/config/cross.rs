@@ -1,0 +1,112 @@
+//! Rules that span several keys: who must not be whom, and what must not be open to everybody.
+
+use super::fields::Placed;
+use super::group::GroupDraft;
+use super::problem::Problems;
+use super::units::{Listen, same_host};
+use rbuddy_core::control::settings::StandbyMode;
+use rbuddy_core::types::NodeAddress;
+use rbuddy_runtime::settings::Endpoint;
+
+/// An address that rbuddy binds.
+struct Bound<'d> {
+    listen: &'d Placed<Listen>,
+    what: String,
+}
+
+/// Judges the file as a whole.
+pub(crate) fn judge(api: Option<&Placed<Listen>>, groups: &[GroupDraft], problems: &mut Problems) {
+    let bound = bound(api, groups);
+    for (at, one) in bound.iter().enumerate() {
+        if let Some(other) = bound[..at].iter().find(|other| other.listen.value.collides_with(&one.listen.value)) {
+            let message = format!("{} listens where {} does", one.what, other.what);
+            problems.error(one.listen.span.clone(), message, "give each its own port");
+        }
+    }
+    for group in groups {
+        servers_are_not_us(group, &bound, problems);
+        replica_is_not_the_primary(group, groups, problems);
+        relay_is_not_open(group, problems);
+        something_can_take_over(group, problems);
+    }
+    replicas_are_named_once(groups, problems);
+}
+
+fn bound<'d>(api: Option<&'d Placed<Listen>>, groups: &'d [GroupDraft]) -> Vec<Bound<'d>> {
+    let mut bound: Vec<Bound<'d>> = api.map(|listen| Bound { listen, what: "the API".to_owned() }).into_iter().collect();
+    for group in groups {
+        let name = group.name.as_ref().map(ToString::to_string).unwrap_or_default();
+        let relay = group.relay.as_ref().and_then(|relay| relay.listen.as_ref());
+        let reader = group.reader.as_ref().and_then(|reader| reader.listen.as_ref());
+        bound.extend(relay.map(|listen| Bound { listen, what: format!("the relay of group `{name}`") }));
+        bound.extend(reader.map(|listen| Bound { listen, what: format!("the reader endpoint of group `{name}`") }));
+    }
+    bound
+}
+
+fn servers_are_not_us(group: &GroupDraft, bound: &[Bound<'_>], problems: &mut Problems) {
+    for server in group.primary.iter().chain(&group.replicas) {
+        if let Some(us) = bound.iter().find(|us| us.listen.value.answers(&server.value.address)) {
+            let message = format!("{} is the address of {}", server.value.address, us.what);
+            problems.error(server.span.clone(), message, "name the server's own address here, or listen elsewhere");
+        }
+    }
+}
+
+fn replica_is_not_the_primary(group: &GroupDraft, groups: &[GroupDraft], problems: &mut Problems) {
+    for replica in &group.replicas {
+        let is_primary_of = |other: &&GroupDraft| other.primary.as_ref().is_some_and(|primary| is_same(&primary.value, &replica.value));
+        let Some(other) = groups.iter().find(is_primary_of) else { continue };
+        let whose = if std::ptr::eq(other, group) { String::new() } else { in_group("of", other) };
+        let message = format!("the replica {} is the primary{whose}", replica.value.address);
+        problems.error(replica.span.clone(), message, "remove it from `replicas`: rbuddy empties replicas and never touches a primary");
+    }
+}
+
+fn replicas_are_named_once(groups: &[GroupDraft], problems: &mut Problems) {
+    let all: Vec<(&GroupDraft, &Placed<Endpoint>)> =
+        groups.iter().flat_map(|group| group.replicas.iter().map(move |replica| (group, replica))).collect();
+    for (at, (group, replica)) in all.iter().enumerate() {
+        let Some((other, _)) = all[..at].iter().find(|(_, earlier)| is_same(&earlier.value, &replica.value)) else { continue };
+        let whose = if std::ptr::eq(*other, *group) { String::new() } else { in_group("in", other) };
+        problems.error(
+            replica.span.clone(),
+            format!("the replica {} is already named{whose}", replica.value.address),
+            "name each replica once",
+        );
+    }
+}
+
+fn relay_is_not_open(group: &GroupDraft, problems: &mut Problems) {
+    let Some(relay) = &group.relay else { return };
+    let Some(listen) = relay.listen.as_ref().filter(|listen| !listen.value.is_loopback()) else { return };
+    let Some(primary) = &group.primary else { return };
+    if relay.auth.is_none() && !relay.is_auth_unreadable && primary.value.password.is_none() {
+        let remedy = "add auth = \"password\" to the relay and set masterauth on the replicas to the same, or listen on 127.0.0.1";
+        problems.error(listen.span.clone(), "whoever reaches the relay could read the whole dataset", remedy);
+    }
+}
+
+fn something_can_take_over(group: &GroupDraft, problems: &mut Problems) {
+    let (actives, standby) = group.serving();
+    let replicas = group.replicas.len() as u64;
+    if !group.are_replicas_sound || replicas == 0 || replicas > actives {
+        return;
+    }
+    if replicas == 1 {
+        let remedy = "add a second replica: with one there is nothing to swap";
+        problems.warning(group.span.clone(), "the only replica keeps its old data when a full resync comes, until you decide", remedy);
+    } else if standby == StandbyMode::Empty {
+        let remedy = "lower `active`, add a replica, or choose standby = \"warm\"";
+        problems.warning(group.span.clone(), "all replicas serve, so none is a standby", remedy);
+    }
+}
+
+fn in_group(preposition: &str, group: &GroupDraft) -> String {
+    group.name.as_ref().map(|name| format!(" {preposition} group `{name}`")).unwrap_or_default()
+}
+
+fn is_same(one: &Endpoint, other: &Endpoint) -> bool {
+    let (one, other): (&NodeAddress, &NodeAddress) = (&one.address, &other.address);
+    one.port == other.port && same_host(&one.host, &other.host)
+}

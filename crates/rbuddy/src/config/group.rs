@@ -1,0 +1,358 @@
+//! One `[groups.NAME]`: its keys, their defaults and ranges. What spans several keys or groups is in [`super::cross`].
+
+use super::fields::{Field, Fields, Placed};
+use super::problem::Problems;
+use super::server;
+use super::units::{Listen, Wrong, bare_host, parse_port};
+use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, StandbyMode};
+use rbuddy_core::types::{GroupName, NodeAddress};
+use rbuddy_runtime::settings::{Credentials, Endpoint, GroupSettings, NotifyFormat, NotifySettings, ReaderSettings, RelaySettings, Secret};
+use std::ops::Range;
+use std::time::Duration;
+
+/// What was read of a group. What was wrong or missing is `None`, so that the rest can still be judged.
+pub(crate) struct GroupDraft {
+    pub(crate) name: Option<GroupName>,
+    pub(crate) span: Range<usize>,
+    pub(crate) primary: Option<Placed<Endpoint>>,
+    pub(crate) replicas: Vec<Placed<Endpoint>>,
+    pub(crate) are_replicas_sound: bool,
+    pub(crate) relay: Option<RelayDraft>,
+    pub(crate) reader: Option<ReaderDraft>,
+    actives: Option<u64>,
+    standby: StandbyMode,
+    freeze: FreezeMode,
+    drain: Duration,
+    max_lag: MaxLag,
+    guard: Guard,
+    dead_after: Duration,
+    notify: Vec<NotifySettings>,
+}
+
+/// `relay = { … }`
+pub(crate) struct RelayDraft {
+    pub(crate) listen: Option<Placed<Listen>>,
+    announce: Option<NodeAddress>,
+    backlog_bytes: u64,
+    pub(crate) auth: Option<Credentials>,
+    /// It is there but wrong: nothing follows from its absence.
+    pub(crate) is_auth_unreadable: bool,
+    upstream_timeout: Duration,
+    replica_timeout: Duration,
+}
+
+/// `reader = { … }`
+pub(crate) struct ReaderDraft {
+    pub(crate) listen: Option<Placed<Listen>>,
+    max_clients: u64,
+    park: Duration,
+}
+
+/// Reads one group.
+pub(crate) fn read(name: &Placed<String>, field: &Field<'_>, problems: &mut Problems) -> Option<GroupDraft> {
+    let parsed_name = group_name(name, problems);
+    let mut fields = field.table(problems)?;
+    let primary = fields.need("primary", "primary = \"redis://127.0.0.1:6379\"", problems).and_then(|field| primary(&field, problems));
+    let replicas_field = fields.need("replicas", "replicas = [\"redis://127.0.0.1:6380\", \"redis://127.0.0.1:6381\"]", problems);
+    let (replicas, are_replicas_sound) = replicas_field.and_then(|field| replicas(&field, problems)).unwrap_or((Vec::new(), false));
+    let actives_range = 1..=(replicas.len().max(1) as u64);
+    let standby = fields.take("standby").and_then(|field| choice(&field, &STANDBY, problems)).unwrap_or_default();
+    let actives = fields.take("active").filter(|_| are_replicas_sound).and_then(|field| field.count(actives_range, problems));
+    let draft = GroupDraft {
+        name: parsed_name,
+        span: name.span.clone(),
+        primary,
+        replicas,
+        are_replicas_sound,
+        relay: fields.need("relay", "relay = { listen = \"127.0.0.1:6382\" }", problems).and_then(|field| relay(&field, problems)),
+        reader: fields.take("reader").and_then(|field| reader(&field, problems)),
+        actives,
+        standby,
+        freeze: fields.take("freeze").and_then(|field| freeze(&field, problems)).unwrap_or_default(),
+        drain: fields.take("drain").and_then(|field| drain(&field, problems)).unwrap_or(Duration::from_secs(10)),
+        max_lag: fields.take("max_lag").and_then(|field| max_lag(&field, problems)).unwrap_or_default(),
+        guard: fields.take("guard").and_then(|field| guard(&field, problems)).unwrap_or_default(),
+        dead_after: time(&mut fields, "dead_after", ms(500)..=s(60), problems).unwrap_or(s(3)),
+        notify: fields.take("notify").and_then(|field| notify(&field, problems)).unwrap_or_default(),
+    };
+    fields.finish(problems);
+    Some(draft)
+}
+
+impl GroupDraft {
+    /// The settings, if nothing that they need is missing.
+    pub(crate) fn settings(self) -> Option<GroupSettings> {
+        let relay = self.relay?;
+        let primary = self.primary?.value;
+        let replicas: Vec<Endpoint> = self.replicas.into_iter().map(|replica| replica.value).collect();
+        let announce = relay.announce?;
+        let policy = GroupPolicy {
+            group: self.name?,
+            primary: primary.address.clone(),
+            replicas: replicas.iter().map(|replica| replica.address.clone()).collect(),
+            actives: usize::try_from(self.actives.unwrap_or(1)).ok()?,
+            relay: announce.clone(),
+            standby: self.standby,
+            freeze: self.freeze,
+            drain: self.drain,
+            max_lag: self.max_lag,
+            guard: self.guard,
+            dead_after: self.dead_after,
+            notify: self.notify.iter().map(|target| target.url.clone()).collect(),
+        };
+        let reader = match self.reader {
+            None => None,
+            Some(reader) => Some(ReaderSettings {
+                listen: reader.listen?.value.text(),
+                max_clients: usize::try_from(reader.max_clients).ok()?,
+                park: reader.park,
+            }),
+        };
+        let relay = RelaySettings {
+            listen: relay.listen?.value.text(),
+            announce,
+            backlog_bytes: relay.backlog_bytes,
+            auth: relay.auth,
+            upstream_timeout: relay.upstream_timeout,
+            replica_timeout: relay.replica_timeout,
+        };
+        Some(GroupSettings { policy, primary, replicas, relay, reader, notify: self.notify })
+    }
+
+    /// How many replicas serve and what the rest is.
+    pub(crate) fn serving(&self) -> (u64, StandbyMode) {
+        (self.actives.unwrap_or(1), self.standby)
+    }
+}
+
+fn group_name(name: &Placed<String>, problems: &mut Problems) -> Option<GroupName> {
+    // It stands in the API's paths, where /v1 is taken.
+    if name.value == "v1" {
+        problems.error(name.span.clone(), "a group cannot be named `v1`", "choose another name: the API's own paths begin with /v1");
+        return None;
+    }
+    let parsed = name.value.parse();
+    if parsed.is_err() {
+        problems.error(name.span.clone(), "this cannot name a group", "a group's name has 1 to 64 of a-z A-Z 0-9 _ -");
+    }
+    parsed.ok()
+}
+
+fn primary(field: &Field<'_>, problems: &mut Problems) -> Option<Placed<Endpoint>> {
+    if field.is_table() {
+        let message = format!("`{}`: a primary named by Sentinel is not yet in this version", field.path);
+        problems.error(field.span.clone(), message, "name the primary itself: primary = \"redis://host:port\"");
+        return None;
+    }
+    field.parsed(problems, server::endpoint)
+}
+
+/// The sound ones, and whether all are.
+fn replicas<'t>(field: &Field<'t>, problems: &mut Problems) -> Option<(Vec<Placed<Endpoint>>, bool)> {
+    let elements = field.array(problems)?;
+    if elements.is_empty() {
+        problems.error(
+            field.span.clone(),
+            format!("`{}` names no replica", field.path),
+            "name at least one; two, so that one can take over",
+        );
+        return None;
+    }
+    let count = elements.len();
+    let sound: Vec<_> = elements.into_iter().filter_map(|element| element.parsed(problems, server::endpoint)).collect();
+    let are_sound = sound.len() == count;
+    Some((sound, are_sound))
+}
+
+fn relay(field: &Field<'_>, problems: &mut Problems) -> Option<RelayDraft> {
+    let mut fields = field.table(problems)?;
+    let listen = fields.need("listen", "listen = \"127.0.0.1:6382\"", problems).and_then(|field| field.listen(problems));
+    let announce = announce(fields.take("announce"), listen.as_ref(), problems);
+    let backlog = fields.take("backlog").and_then(|field| field.size((16 << 10)..=(1 << 40), problems));
+    let auth_field = fields.take("auth");
+    let auth = auth_field.as_ref().and_then(|field| credentials(field, problems));
+    let upstream_timeout = upstream_timeout(&mut fields, problems);
+    let draft = RelayDraft {
+        listen,
+        announce,
+        backlog_bytes: backlog.unwrap_or(64 << 20),
+        is_auth_unreadable: auth_field.is_some() && auth.is_none(),
+        auth,
+        upstream_timeout: upstream_timeout.unwrap_or(s(30)),
+        replica_timeout: time(&mut fields, "replica_timeout", s(2)..=s(3600), problems).unwrap_or(s(60)),
+    };
+    fields.finish(problems);
+    Some(draft)
+}
+
+fn upstream_timeout(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Duration> {
+    let field = fields.take("upstream_timeout")?;
+    let value = field.duration(s(1)..=s(3600), problems)?;
+    if value <= s(10) {
+        // An idle primary sends nothing but a PING every repl-ping-replica-period, 10 s by default.
+        let remedy = "choose more than 10s, or lower repl-ping-replica-period on the primary";
+        problems.warning(field.span, "an idle primary is silent for 10 s at a time", remedy);
+    }
+    Some(value)
+}
+
+/// What replicas are told to follow: as written, or where we listen if that is one address.
+fn announce(field: Option<Field<'_>>, listen: Option<&Placed<Listen>>, problems: &mut Problems) -> Option<NodeAddress> {
+    if let Some(field) = field {
+        return field.parsed(problems, node_address).map(|placed| placed.value);
+    }
+    let listen = listen?;
+    if listen.value.port == 0 {
+        problems.error(
+            listen.span.clone(),
+            "the relay cannot take a free port: replicas must find it again",
+            "write a port from 1 to 65535",
+        );
+        return None;
+    }
+    if listen.value.is_wildcard() {
+        let remedy = "add announce = \"HOST:PORT\": the relay's address as the replicas see it";
+        problems.error(listen.span.clone(), "replicas cannot be told to follow a wildcard address", remedy);
+        return None;
+    }
+    Some(NodeAddress::new(listen.value.host.clone(), listen.value.port))
+}
+
+fn node_address(text: &str) -> Result<NodeAddress, Wrong> {
+    let wrong = || Wrong::new("this is not one address", "write HOST:PORT with a port from 1 to 65535");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = parse_port(port)?;
+    let host = bare_host(host).filter(|_| port != 0).ok_or_else(wrong)?;
+    Ok(NodeAddress::new(host, port))
+}
+
+fn credentials(field: &Field<'_>, problems: &mut Problems) -> Option<Credentials> {
+    if field.is_text() {
+        let text = field.text(problems)?;
+        let (user, password) = text.split_once(':').map_or((None, text), |(user, password)| (Some(user), password));
+        if password.is_empty() {
+            problems.error(
+                field.span.clone(),
+                format!("`{}` has an empty password", field.path),
+                "write \"password\" or \"user:password\"",
+            );
+            return None;
+        }
+        return Some(Credentials { user: user.filter(|user| !user.is_empty()).map(str::to_owned), password: Secret::new(password) });
+    }
+    let mut fields = field.table(problems)?;
+    let user = fields.take("user").and_then(|field| field.text(problems).map(str::to_owned));
+    let password = fields.need("password", "auth = { user = \"…\", password = \"…\" }", problems);
+    let password = password.and_then(|field| field.text(problems).map(Secret::new));
+    fields.finish(problems);
+    Some(Credentials { user, password: password? })
+}
+
+fn reader(field: &Field<'_>, problems: &mut Problems) -> Option<ReaderDraft> {
+    let mut fields = field.table(problems)?;
+    let draft = ReaderDraft {
+        listen: fields.need("listen", "listen = \"127.0.0.1:6390\"", problems).and_then(|field| field.listen(problems)),
+        max_clients: fields.take("max_clients").and_then(|field| field.count(1..=1_000_000, problems)).unwrap_or(10_000),
+        park: time(&mut fields, "park", s(0)..=s(60), problems).unwrap_or(s(5)),
+    };
+    fields.finish(problems);
+    Some(draft)
+}
+
+fn freeze(field: &Field<'_>, problems: &mut Problems) -> Option<FreezeMode> {
+    let mode = choice(field, &FREEZE, problems)?;
+    if mode == FreezeMode::Detach {
+        let remedy = "prefer \"hold\": a detached replica calls itself a master, and expires and evicts keys by itself";
+        problems.note(field.span.clone(), "actives are detached (REPLICAOF NO ONE) while a new dataset arrives", remedy);
+    }
+    Some(mode)
+}
+
+fn drain(field: &Field<'_>, problems: &mut Problems) -> Option<Duration> {
+    let value = field.duration(s(0)..=s(3600), problems)?;
+    if value < s(7) {
+        problems.warning(field.span.clone(), "under 7 s some clients that follow by Sentinel are cut off", "choose 7s or more");
+    }
+    Some(value)
+}
+
+fn max_lag(field: &Field<'_>, problems: &mut Problems) -> Option<MaxLag> {
+    let mut fields = field.table(problems)?;
+    let default = MaxLag::default();
+    let max_lag = MaxLag {
+        bytes: fields.take("bytes").and_then(|field| field.size(1..=(1 << 40), problems)).unwrap_or(default.bytes),
+        // Replicas send one ACK a second: less than that could never be kept.
+        time: time(&mut fields, "time", ms(1100)..=s(3600), problems).unwrap_or(default.time),
+    };
+    fields.finish(problems);
+    Some(max_lag)
+}
+
+fn guard(field: &Field<'_>, problems: &mut Problems) -> Option<Guard> {
+    let mut fields = field.table(problems)?;
+    let default = Guard::default();
+    let guard = Guard {
+        min_keys_ratio: fields.take("min_keys_ratio").and_then(|field| field.ratio(0.0..=1.0, problems)).unwrap_or(default.min_keys_ratio),
+        min_keys: fields.take("min_keys").and_then(|field| field.count(0..=u64::MAX, problems)).unwrap_or(default.min_keys),
+    };
+    fields.finish(problems);
+    Some(guard)
+}
+
+fn notify(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<NotifySettings>> {
+    let mut targets: Vec<NotifySettings> = Vec::new();
+    for element in field.array(problems)? {
+        let Some(mut fields) = element.table(problems) else { continue };
+        let url = fields.need("url", "notify = [{ url = \"http://localhost:8002/failover\" }]", problems);
+        let url = url.and_then(|field| field.parsed(problems, webhook_url));
+        let format = fields.take("format").and_then(|field| choice(&field, &FORMAT, problems)).unwrap_or(NotifyFormat::Form);
+        fields.finish(problems);
+        let Some(url) = url else { continue };
+        if targets.iter().any(|target| target.url == url.value) {
+            problems.error(url.span, "this receiver is named twice", "remove one");
+            continue;
+        }
+        targets.push(NotifySettings { url: url.value, format });
+    }
+    Some(targets)
+}
+
+fn webhook_url(text: &str) -> Result<String, Wrong> {
+    let wrong = |message| Wrong::new(message, "write http://host:port/path or https://host/path");
+    let url = reqwest::Url::parse(text).map_err(|_| wrong("this is not a URL"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(wrong("the URL's scheme is neither http nor https"));
+    }
+    Ok(text.to_owned())
+}
+
+fn time(
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    range: std::ops::RangeInclusive<Duration>,
+    problems: &mut Problems,
+) -> Option<Duration> {
+    fields.take(key).and_then(|field| field.duration(range, problems))
+}
+
+/// One of a few words.
+fn choice<T: Copy>(field: &Field<'_>, choices: &[(&str, T)], problems: &mut Problems) -> Option<T> {
+    let words = choices.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(" or ");
+    let read = |text: &str| {
+        let found = choices.iter().find(|(word, _)| *word == text);
+        found.map(|(_, value)| *value).ok_or_else(|| Wrong::new("no such choice", format!("write {words}")))
+    };
+    field.parsed(problems, read).map(|placed| placed.value)
+}
+
+const STANDBY: [(&str, StandbyMode); 2] = [("empty", StandbyMode::Empty), ("warm", StandbyMode::Warm)];
+const FREEZE: [(&str, FreezeMode); 2] = [("hold", FreezeMode::Hold), ("detach", FreezeMode::Detach)];
+const FORMAT: [(&str, NotifyFormat); 2] = [("form", NotifyFormat::Form), ("json", NotifyFormat::Json)];
+
+const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
