@@ -12,18 +12,18 @@ const LONGEST_GAP_MAX: Duration = Duration::from_millis(400);
 /// All three kinds.
 #[derive(Debug)]
 pub struct AllReaders {
-    sets: [(&'static str, Readers); 3],
+    sets: Vec<(&'static str, Readers)>,
 }
 
 impl AllReaders {
     /// 2000 reads a second over 20 connections through the reader endpoint, 500 over 10 of each other kind.
     pub async fn start(world: &World) -> AllReaders {
         let endpoint = ReadersOptions { connections: 20, reads_per_second: 2000, keys: world.data.keys };
-        let direct = ReadersOptions { connections: 10, reads_per_second: 500, ..endpoint };
+        let direct = ReadersOptions { connections: DIRECT_CONNECTIONS, reads_per_second: 500, ..endpoint };
         let api = world.rbuddy.api().to_owned();
         let told = Source::Told { api: api.clone(), active: world.webhook.active() };
         AllReaders {
-            sets: [
+            sets: vec![
                 (ENDPOINT, expect(Readers::start(Source::Fixed(world.reader.clone()), endpoint).await)),
                 ("asking /active", expect(Readers::start(Source::Asks(api), direct).await)),
                 ("told by webhook", expect(Readers::start(told, direct).await)),
@@ -47,6 +47,15 @@ impl AllReaders {
         let all = wait_until("all readers to go on", within, async || {
             let behind = self.sets.iter().zip(&from).find(|((_, set), from)| set.tally().ok < *from + reads);
             behind.map_or(Ok(()), |((name, set), _)| Err(format!("those {name} do not: {}", set.tally())))
+        });
+        expect(all.await);
+    }
+
+    /// Waits until every connection that goes directly has moved to another address since the start.
+    pub async fn have_moved(&self, within: Duration) {
+        let all = wait_until("direct readers to move", within, async || {
+            let behind = self.sets.iter().find(|(name, set)| *name != ENDPOINT && set.tally().moves < DIRECT_CONNECTIONS as u64);
+            behind.map_or(Ok(()), |(name, set)| Err(format!("those {name} moved {} times", set.tally().moves)))
         });
         expect(all.await);
     }
@@ -75,9 +84,9 @@ impl AllReaders {
         }
     }
 
-    async fn stop(self) -> Vec<(&'static str, Tally)> {
+    async fn stop(mut self) -> Vec<(&'static str, Tally)> {
         let mut tallies = Vec::new();
-        for (name, set) in self.sets {
+        for (name, set) in std::mem::take(&mut self.sets) {
             let tally = set.stop().await;
             report(&format!("readers {name}: {tally}"));
             assert!(tally.ok > 0, "readers {name} read nothing: {tally}");
@@ -87,4 +96,15 @@ impl AllReaders {
     }
 }
 
+impl Drop for AllReaders {
+    /// A test that panics while they read wants to know what they saw.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.sets.iter().for_each(|(name, set)| report(&format!("readers {name}: {}", set.tally())));
+        }
+    }
+}
+
+/// Of each kind that goes to a replica directly.
+const DIRECT_CONNECTIONS: usize = 10;
 const ENDPOINT: &str = "through the reader endpoint";

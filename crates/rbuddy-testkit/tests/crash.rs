@@ -124,10 +124,10 @@ async fn killed_while_the_old_active_is_being_retired() {
     story.until("the drain", |status| status.phase == Phase::Draining).await;
     let status = story.world.status().await;
     let old = story.world.number_of(RoleName::Draining, &status);
-    // Retiring takes milliseconds. A server that does not answer makes it last until it is thawed.
-    story.readers.go_on(300, SOON).await;
-    story.until("all readers to have left", |status| status.draining.is_empty() || status.phase == Phase::Retiring).await;
+    story.readers.have_moved(SOON).await;
+    // Retiring takes milliseconds. A server that nobody reads any more and that does not answer makes it last until it is thawed.
     story.world.replicas[old].freeze().await.expect("freeze the old active");
+    story.until("the old active to be retired", |status| status.phase == Phase::Retiring).await;
     story.kill_and_launch().await;
     story.world.replicas[old].thaw().await.expect("thaw the old active");
     story.ends_well(1).await;
