@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::commands::{check::CheckArgs, client::ApiArgs, init::InitArgs, relay::RelayArgs, run::RunArgs, status::StatusArgs};
+use crate::demo::DemoArgs;
 use crate::exit;
 use crate::logging::LogArgs;
 use clap::{Parser, Subcommand};
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Resume(ApiArgs),
     /// The replication relay alone: a primary to any replica that connects
     Relay(RelayArgs),
+    /// Watch reads survive a primary that breaks in three ways, with servers of the demo's own
+    Demo(DemoArgs),
 }
 
 /// Also as `GET /active` writes it.

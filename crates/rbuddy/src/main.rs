@@ -5,6 +5,7 @@
 //! | [`cli`] | the command line |
 //! | [`commands`] | what each command does |
 //! | [`config`] | the configuration file and everything that can be wrong with it |
+//! | [`demo`] | the promise, shown with servers of its own |
 //! | [`exit`] | exit codes |
 //! | [`logging`], [`out`] | logs, results and remarks |
 //! | [`signals`] | SIGTERM and SIGINT |
@@ -14,6 +15,7 @@
 mod cli;
 mod commands;
 mod config;
+mod demo;
 mod exit;
 mod logging;
 mod out;
@@ -33,7 +35,7 @@ async fn main() -> ExitCode {
         Err(failure) => Err(failure),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             if let Some(error) = &failure.error {
                 out::remark(&format!("error: {error:#}"));
@@ -43,8 +45,10 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn dispatch(command: Command) -> Result<(), Failure> {
+async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     match command {
+        // It has a code of its own for being interrupted.
+        Command::Demo(args) => return Ok(demo::run(args).await?),
         Command::Run(args) => commands::run::run(&args).await,
         Command::Check(args) => commands::check::run(&args).await,
         Command::Init(args) => commands::init::run(&args),
@@ -55,5 +59,6 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Pause(api) => commands::client::order(&api, Operation::Pause).await,
         Command::Resume(api) => commands::client::order(&api, Operation::Resume).await,
         Command::Relay(args) => commands::relay::run(args).await,
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
