@@ -6,7 +6,7 @@
 
 use crate::api::{self, Api, ApiConfig};
 use crate::clock::Clock;
-use crate::control::{Driver, DriverConfig, Faces, StateDirLock, StateError, StateFile};
+use crate::control::{Driver, DriverConfig, Faces, StateDirLock, StateError, StateFile, state_folder};
 use crate::handle::GroupHandle;
 use crate::reader::{self, Reader, ReaderConfig, ReaderError};
 use crate::relay::{self, Relay, RelayConfig, RelayError};
@@ -93,12 +93,13 @@ impl Group {
         let name = settings.policy.group.clone();
         let folder = state_dir.join(name.as_str());
         let file = StateFile::in_folder(&folder)?;
+        let dir = state_folder(folder.join("relay"))?;
         let config = RelayConfig {
             group: name.clone(),
             primary: settings.primary.clone(),
             settings: settings.relay.clone(),
             replicas: settings.replicas.clone(),
-            dir: folder.join("relay"),
+            dir,
             clock,
             open: false,
         };
@@ -135,10 +136,12 @@ impl Group {
         }
         let token = stages.middle_token.clone();
         let (group, outbox) = (name.clone(), faces.outbox.clone());
-        stages.middle.spawn(async move {
-            webhook::run(notify, outbox, delivered, token).await;
-            (format!("webhooks of {group}"), Ok(()))
-        });
+        if !notify.is_empty() {
+            stages.middle.spawn(async move {
+                webhook::run(notify, outbox, delivered, token).await;
+                (format!("webhooks of {group}"), Ok(()))
+            });
+        }
         let (token, group) = (stages.middle_token.clone(), name.clone());
         stages.middle.spawn(async move {
             driver.run(token).await;

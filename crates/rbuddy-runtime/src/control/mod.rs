@@ -13,4 +13,4 @@ mod probe;
 mod state_file;
 
 pub use driver::{Driver, DriverConfig, Faces};
-pub use state_file::{StateDirLock, StateError, StateFile};
+pub use state_file::{StateDirLock, StateError, StateFile, state_folder};

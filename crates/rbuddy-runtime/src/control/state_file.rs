@@ -47,8 +47,7 @@ pub enum StateError {
 impl StateFile {
     /// The file in the group's folder, which is made if it is missing.
     pub fn in_folder(folder: &Path) -> Result<StateFile, StateError> {
-        std::fs::create_dir_all(folder).map_err(io_error("create", folder))?;
-        Ok(StateFile { path: folder.join("state.json") })
+        Ok(StateFile { path: state_folder(folder.to_owned())?.join("state.json") })
     }
 
     /// The state of the last run; `None` on the first.
@@ -106,6 +105,12 @@ impl StateDirLock {
             Err(TryLockError::Error(error)) => Err(io_error("lock", &path)(error)),
         }
     }
+}
+
+/// A folder below `state_dir`, made if it is missing.
+pub fn state_folder(path: PathBuf) -> Result<PathBuf, StateError> {
+    std::fs::create_dir_all(&path).map_err(io_error("create", &path))?;
+    Ok(path)
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError + use<> {
