@@ -103,12 +103,14 @@ async fn without_a_running_rbuddy_the_code_is_3() {
 struct Running {
     url: String,
     orders: mpsc::UnboundedReceiver<(String, Operation)>,
-    _ends: Vec<(watch::Sender<Arc<GroupStatus>>, watch::Sender<Arc<Assignment>>)>,
+    /// What a controller would publish through: open as long as it lives.
+    _statuses: Vec<watch::Sender<Arc<GroupStatus>>>,
+    _assignments: Vec<watch::Sender<Arc<Assignment>>>,
 }
 
 async fn running(names: &[&str], token: Option<&str>, answer: Result<&'static str, &'static str>) -> Running {
     let (sender, orders) = mpsc::unbounded_channel();
-    let (mut groups, mut ends) = (Vec::new(), Vec::new());
+    let (mut groups, mut statuses, mut assignments) = (Vec::new(), Vec::new(), Vec::new());
     for name in names {
         let (status_sender, status) = watch::channel(Arc::new(status(name)));
         let (assignment_sender, assignment) = watch::channel(Arc::new(assignment(name)));
@@ -121,13 +123,14 @@ async fn running(names: &[&str], token: Option<&str>, answer: Result<&'static st
             }
         });
         groups.push(GroupHandle { name: name.parse().expect("a name"), status, assignment, operations });
-        ends.push((status_sender, assignment_sender));
+        statuses.push(status_sender);
+        assignments.push(assignment_sender);
     }
     let settings = ApiSettings { listen: "127.0.0.1:0".to_owned(), token: token.map(Secret::new) };
     let api = bind(ApiConfig { settings, groups }).await.expect("a free port");
     let url = format!("http://{}", api.local_addr());
     tokio::spawn(api.run(CancellationToken::new()));
-    Running { url, orders, _ends: ends }
+    Running { url, orders, _statuses: statuses, _assignments: assignments }
 }
 
 fn assignment(group: &str) -> Assignment {

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 /// What the API needs.
 #[derive(Debug)]
@@ -83,7 +83,6 @@ impl Api {
 
     /// Answers until `cancel`, then lets running answers end, for at most [`SHUTDOWN_TIMEOUT`].
     pub async fn run(self, cancel: CancellationToken) {
-        info!(listen = %self.local_addr, "api listens");
         let connections = Connections::new(self.listener, MAX_CONNECTIONS, IDLE_TIMEOUT);
         let asked_to_end = cancel.clone();
         let serving = axum::serve(connections, router(self.state)).with_graceful_shutdown(async move { asked_to_end.cancelled().await });

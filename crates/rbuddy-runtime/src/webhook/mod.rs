@@ -66,4 +66,6 @@ async fn run_with(
             error!(%error, "webhook task failed");
         }
     }
+    // Also without any receiver this lasts as long as it was asked to: a part that ends by itself is a fault.
+    cancel.cancelled().await;
 }

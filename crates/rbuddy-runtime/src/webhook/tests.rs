@@ -155,3 +155,12 @@ async fn it_ends_at_once_though_a_receiver_hangs() {
     world.cancel.cancel();
     tokio::time::timeout(Duration::from_millis(150), world.ended).await.expect("before the attempt's own timeout").expect("no panic");
 }
+
+#[tokio::test]
+async fn without_receivers_it_lasts_until_it_is_cancelled() {
+    let world = world(&[], vec![notification(1, &["http://gone"])]);
+    let mut ended = world.ended;
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut ended).await.is_err(), "it must not end by itself");
+    world.cancel.cancel();
+    tokio::time::timeout(Duration::from_secs(5), ended).await.expect("it ends when asked").expect("no panic");
+}

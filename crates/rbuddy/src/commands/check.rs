@@ -74,8 +74,8 @@ fn title(finding: &Finding) -> String {
 
 fn sum(findings: &[Finding]) -> String {
     let count = |severity: Severity| findings.iter().filter(|finding| finding.severity == severity).count();
-    let (errors, warnings, notes) = (count(Severity::Error), count(Severity::Warning), count(Severity::Note));
-    format!("{errors} errors, {warnings} warnings, {notes} notes; nothing was changed")
+    let counted = |severity: Severity| format!("{} {severity}{}", count(severity), if count(severity) == 1 { "" } else { "s" });
+    format!("{}, {}, {}; nothing was changed", counted(Severity::Error), counted(Severity::Warning), counted(Severity::Note))
 }
 
 #[cfg(test)]
@@ -106,6 +106,6 @@ main h:1
 main h:2
   ok       is well";
         assert_eq!(render(&findings), expected);
-        assert_eq!(sum(&findings), "1 errors, 0 warnings, 1 notes; nothing was changed");
+        assert_eq!(sum(&findings), "1 error, 0 warnings, 1 note; nothing was changed");
     }
 }

@@ -100,6 +100,15 @@ fn replica_role(group: &GroupFacts, address: &NodeAddress, facts: &ServerFacts, 
     }
     if facts.info.is_loading {
         findings.warning(address, Topic::Role, "is loading its dataset", "wait until it has");
+    } else if facts.info.is_sync_in_progress {
+        findings.warning(address, Topic::Role, "is in the middle of a full resync", "wait until it is through");
+    } else if facts.info.role == Some(Role::Slave) && !facts.info.is_link_up {
+        findings.note(
+            address,
+            Topic::Role,
+            "its replication link is down",
+            "as it should be for a standby that rbuddy holds; else look at its log",
+        );
     }
 }
 

@@ -51,7 +51,7 @@ fn sound() -> GroupFacts {
     );
     let replica_info = |id: &str, replid: &str, keys: &str| {
         format!(
-            "redis_version:7.0.15\nrun_id:{}\nconfig_file:/etc/r\nrole:slave\nmaster_host:p\nmaster_port:1\nslave_read_only:1\nmaster_replid:{replid}\nused_memory:1000\ntotal_system_memory:100000\n{keys}",
+            "redis_version:7.0.15\nrun_id:{}\nconfig_file:/etc/r\nrole:slave\nmaster_host:p\nmaster_port:1\nmaster_link_status:up\nslave_read_only:1\nmaster_replid:{replid}\nused_memory:1000\ntotal_system_memory:100000\n{keys}",
             id.repeat(20)
         )
     };
@@ -109,12 +109,14 @@ fn a_sound_group_has_no_fault() {
 fn each_fault_is_named_at_its_server() {
     use Severity::{Error, Note, Warning};
     type Change = fn(&mut GroupFacts);
-    let changes: [(Change, Severity, Option<&str>, Topic); 24] = [
+    let changes: [(Change, Severity, Option<&str>, Topic); 26] = [
         (|g| replica(g, 1).info.run_id = g.known_primary().and_then(|p| p.info.run_id), Error, Some("b:3"), Topic::Identity),
         (|g| replica(g, 1).info.run_id = replica(g, 0).info.run_id, Error, Some("b:3"), Topic::Identity),
         (|g| replica(g, 0).info.is_cluster = true, Error, Some("a:2"), Topic::Cluster),
         (|g| g.replicas[0].facts = Err(Silence { is_denied: false, reason: "gone".into() }), Error, Some("a:2"), Topic::Reachable),
         (|g| replica(g, 0).info.master = Some(NodeAddress::new("x", 1)), Warning, Some("a:2"), Topic::Role),
+        (|g| replica(g, 0).info.is_sync_in_progress = true, Warning, Some("a:2"), Topic::Role),
+        (|g| replica(g, 0).info.is_link_up = false, Note, Some("a:2"), Topic::Role),
         (|g| replica(g, 0).info.replid = Some("cc".repeat(20).parse().expect("an id")), Error, Some("a:2"), Topic::Data),
         (|g| replica(g, 0).info.version = "6.2.0".parse_redis(), Error, Some("a:2"), Topic::Version),
         (|g| _ = replica(g, 0).commands.insert("FLUSHALL", Access::Missing), Error, Some("a:2"), Topic::Commands),
