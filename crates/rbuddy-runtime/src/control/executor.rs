@@ -67,7 +67,9 @@ impl Executor {
             server.command(&["CONFIG", "SET", "masterauth", auth.password.expose()]).await?;
             let user = server.command(&["CONFIG", "SET", "masteruser", auth.user.as_deref().unwrap_or("")]).await;
             // Servers before 6.0 have no users, so none can be wrong there.
-            if auth.user.is_some() { user.map(drop)? }
+            if auth.user.is_some() {
+                user.map(drop)?
+            }
         }
         // A replica that follows this address already answers "+OK Already connected", which is as good.
         server.command(&["REPLICAOF", &self.relay.host, &self.relay.port.to_string()]).await?;
