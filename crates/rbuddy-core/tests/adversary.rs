@@ -379,6 +379,21 @@ fn a_detached_active_that_restarts_is_known_again() {
 }
 
 #[test]
+fn a_refusal_ends_with_the_dataset_that_it_names() {
+    let mut scene = normal();
+    scene.replace_primary(0);
+    scene.until(SOON, "it is refused", |scene| scene.phase() == Phase::Refused);
+    scene.at(B).up = false;
+    scene.run(Duration::from_secs(3));
+    scene.replace_primary(100_000);
+    scene.run(Duration::from_secs(3));
+    assert_ne!(scene.phase(), Phase::Refused, "{}", scene.status().explanation);
+    scene.restart(B, false);
+    scene.at(B).up = true;
+    scene.until(SOON, "B serves", |scene| is_normal(scene) && scene.active() == [B]);
+}
+
+#[test]
 fn a_spare_replica_of_a_fleet_takes_over_for_two_stranded_actives() {
     let ports = [A, B, C, 6384, 6385];
     let mut scene = Scene::with(&ports, |scene| {

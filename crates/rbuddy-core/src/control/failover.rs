@@ -104,6 +104,7 @@ impl Controller {
             return;
         }
         self.drop_hopeless_seed();
+        self.drop_superseded_refusal();
         let Some(candidate) = self.choose_candidate(now) else {
             self.seed = None;
             return self.release_one(now);
@@ -136,6 +137,15 @@ impl Controller {
             Some(Err(reason)) => self.reject(now, dataset, &reason),
             // The others would have to wait for what it loads anyway.
             None => {}
+        }
+    }
+
+    /// A refusal is of one dataset; the primary's next one is judged anew.
+    fn drop_superseded_refusal(&mut self) {
+        let (Some(refusal), Some(live)) = (&self.refusal, self.world.relay.live()) else { return };
+        let is_known = live.ids().iter().any(|id| id.replid == refusal.dataset.0.replid);
+        if !is_known || live.dataset.is_some_and(|dataset| dataset != refusal.dataset) {
+            self.refusal = None;
         }
     }
 
