@@ -10,16 +10,17 @@ use crate::replication::psync::HoldReason;
 use crate::types::{NodeAddress, Position, Time};
 
 impl Controller {
-    pub(super) fn classify(&mut self) {
+    pub(super) fn classify(&mut self, now: Time) {
         for replica in self.policy.replicas.clone() {
             let Some(sight) = self.world.sight(&replica).filter(|sight| sight.is_answering()) else { continue };
             let Some(info) = sight.info().cloned() else { continue };
             match self.state.role(&replica).clone() {
                 Role::Unknown => self.classify_unknown(&replica, &info),
                 Role::Refused { .. } => self.look_again_at_refused(&replica, &info),
-                Role::Active => self.classify_active(&replica, &info),
+                Role::Active => self.classify_active(now, &replica, &info),
                 Role::Standby => self.classify_standby(&replica, &info),
-                Role::Draining | Role::Emptying { .. } => {}
+                Role::Draining => self.classify_draining(&replica, &info),
+                Role::Emptying { .. } => {}
             }
         }
     }
@@ -45,6 +46,9 @@ impl Controller {
             .replid
             .is_some_and(|id| primary.replid == Some(id) || (primary.replid2 == Some(id) && !id.is_none()) || self.state.knows(id));
         match info.role {
+            Some(ServerRole::Slave) if id_is_ours && self.is_older_than_actives(info, &primary) => {
+                self.set_role(replica, Role::Standby, "it holds an older dataset of the group");
+            }
             Some(ServerRole::Slave) if id_is_ours => {
                 if let Some(position) = info.position() {
                     self.state.record(crate::replication::history::History::starting_at(position, None).ids());
@@ -60,6 +64,13 @@ impl Controller {
                 self.refuse(replica, reason);
             }
         }
+    }
+
+    /// Of a history that the primary has left, while replicas serve that are on another one: readers must not go back to it (P10).
+    fn is_older_than_actives(&self, info: &ServerInfo, primary: &ServerInfo) -> bool {
+        let actives = self.having(|role| matches!(role, Role::Active));
+        let is_shared = |active: &NodeAddress| self.world.info(active).is_some_and(|active| active.replid == info.replid);
+        info.replid != primary.replid && info.replid != primary.replid2 && !actives.is_empty() && !actives.iter().any(is_shared)
     }
 
     fn refuse(&mut self, replica: &NodeAddress, reason: String) {
@@ -94,15 +105,21 @@ impl Controller {
     }
 
     /// An active that is another process now serves again only when it stands at or past where it was.
-    fn classify_active(&mut self, replica: &NodeAddress, info: &ServerInfo) {
+    fn classify_active(&mut self, now: Time, replica: &NodeAddress, info: &ServerInfo) {
         let known = self.state.replicas.get(replica).and_then(|record| record.run_id);
+        if self.is_detached(replica)
+            && let (Some(own), Some(of)) = (info.replid, info.replid2)
+        {
+            // Should it restart or be detached once more, this is the id by which it is known as the group's.
+            self.state.record_branch(own, of);
+        }
         if info.run_id == known || info.is_loading {
             return;
         }
         if let Err(reason) = guard::owned(info, self.world.primary.run_id(), &self.state, false) {
             return self.refuse(replica, reason);
         }
-        match self.comeback(replica, info) {
+        match self.comeback(now, replica, info) {
             Comeback::Whole => {
                 self.record(replica).run_id = info.run_id;
                 self.story(StoryLevel::Info, Some(replica), "restarted, and has all that it served before: serves again".into());
@@ -115,7 +132,21 @@ impl Controller {
         }
     }
 
-    fn comeback(&self, replica: &NodeAddress, info: &ServerInfo) -> Comeback {
+    /// Another process is no way back: whoever read the old one has lost the connection. What it is now is judged as of any standby.
+    fn classify_draining(&mut self, replica: &NodeAddress, info: &ServerInfo) {
+        if self.record(replica).run_id == info.run_id || info.is_loading {
+            return;
+        }
+        match guard::owned(info, self.world.primary.run_id(), &self.state, false) {
+            Err(reason) => self.refuse(replica, reason),
+            Ok(()) => {
+                self.record(replica).run_id = info.run_id;
+                self.set_role(replica, Role::Standby, "restarted while readers left it");
+            }
+        }
+    }
+
+    fn comeback(&self, now: Time, replica: &NodeAddress, info: &ServerInfo) -> Comeback {
         if info.is_empty() && self.reference.is_some_and(|reference| reference.keyspace.keys > 0) {
             return Comeback::Lost("it is empty");
         }
@@ -133,6 +164,8 @@ impl Controller {
             SessionState::Streaming { .. } if reached && self.has_fresh_sight(replica, session.since) => Comeback::Whole,
             // At the end of its history, with all of it.
             SessionState::Held(HoldReason::EndOfHistory { .. }) if reached => Comeback::Whole,
+            // The relay may have forgotten the history that it stands on, over a restart of rbuddy; it is whole all the same (P2).
+            SessionState::Held(HoldReason::NeedsFullResync(_)) if reached && self.fitting(now).is_empty() => Comeback::Whole,
             SessionState::Held(HoldReason::NeedsFullResync(_)) => Comeback::Lost("it is too far behind to continue"),
             SessionState::Held(HoldReason::EndOfHistory { .. }) => Comeback::Lost("its history ended before where it was"),
             SessionState::Held(
@@ -156,7 +189,7 @@ impl Controller {
 
     /// It was looked at after `since`.
     pub(super) fn has_fresh_sight(&self, replica: &NodeAddress, since: Time) -> bool {
-        self.world.sight(replica).is_some_and(|sight| sight.is_answering() && sight.answered_at.is_some_and(|at| at >= since))
+        self.world.sight(replica).is_some_and(|sight| sight.is_answering() && sight.asked_at.is_some_and(|at| at >= since))
     }
 }
 

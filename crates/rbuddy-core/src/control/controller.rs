@@ -56,6 +56,8 @@ pub struct Controller {
     pub(super) refusal: Option<Refusal>,
     /// Since when too few actives serve.
     pub(super) short_since: Option<Time>,
+    /// Since when no active serves, though all were looked at.
+    pub(super) unserved_since: Option<Time>,
     /// When readers must have left.
     pub(super) drain_until: BTreeMap<NodeAddress, Time>,
     /// Drained replicas whose clients were disconnected.
@@ -151,6 +153,7 @@ impl Controller {
             planned: None,
             refusal: None,
             short_since: None,
+            unserved_since: None,
             drain_until: BTreeMap::new(),
             disconnected: BTreeSet::new(),
             reference,
@@ -178,10 +181,10 @@ impl Controller {
         debug_assert!(self.outputs.is_empty(), "outputs must be drained before the next event");
         match event {
             Event::Relay(view) => self.world.take_relay(now, *view),
-            Event::Probe { node: Node::Primary, result } => self.world.primary.take(now, result),
-            Event::Probe { node: Node::Replica(address), result } => {
+            Event::Probe { node: Node::Primary, asked_at, result } => self.world.primary.take(now, asked_at, result),
+            Event::Probe { node: Node::Replica(address), asked_at, result } => {
                 if let Some(sight) = self.world.replicas.get_mut(&address) {
-                    sight.take(now, result);
+                    sight.take(now, asked_at, result);
                 }
             }
             Event::Outcome { id, outcome } => self.take_outcome(now, id, outcome),
@@ -217,8 +220,9 @@ impl Controller {
     fn decide(&mut self, now: Time) {
         self.observe_served();
         if self.alarm.is_none() && !self.state.paused {
-            self.classify();
+            self.classify(now);
             self.start(now);
+            self.watch_planned(now);
             self.observe_shortage(now);
             self.take_back(now);
             self.seed_and_promote(now);
@@ -304,7 +308,7 @@ impl Controller {
                 }
                 // What was seen before the command says nothing any more about what it changed.
                 if let Some(sight) = self.world.replicas.get_mut(&replica) {
-                    sight.answered_at = None;
+                    sight.expire(now);
                 }
                 return;
             }

@@ -4,7 +4,7 @@ use super::action::{ActionId, Outcome};
 use super::relay::RelayView;
 use super::status::Operation;
 use crate::info::ServerInfo;
-use crate::types::NodeAddress;
+use crate::types::{NodeAddress, Time};
 use serde::{Deserialize, Serialize};
 
 /// One thing that happened.
@@ -17,6 +17,8 @@ pub enum Event {
     Probe {
         /// Which.
         node: Node,
+        /// When it was asked: what it says may be older than anything that happened since.
+        asked_at: Time,
         /// What came of it.
         result: ProbeResult,
     },

@@ -11,6 +11,7 @@ use super::relay::{SessionState, SnapshotState, SnapshotView, UpstreamState};
 use super::settings::StandbyMode;
 use super::state::{Reference, Role};
 use super::status::Refusal;
+use super::world::Sight;
 use crate::info::{Keyspace, Role as ServerRole};
 use crate::types::{DatasetId, NodeAddress, Position, Time};
 use std::collections::BTreeSet;
@@ -103,9 +104,10 @@ impl Controller {
             return;
         }
         self.drop_hopeless_seed();
+        self.drop_superseded_refusal();
         let Some(candidate) = self.choose_candidate(now) else {
             self.seed = None;
-            return;
+            return self.release_one(now);
         };
         if self.world.is_streaming_live(&candidate) {
             self.promote_if_ready(now, &candidate);
@@ -114,12 +116,44 @@ impl Controller {
         }
     }
 
+    /// `standby = "warm"`: nothing is spare, so one active after another is given up for the new dataset, as long as others hold out. Not before
+    /// there is something plausible to give it.
+    fn release_one(&mut self, now: Time) {
+        let leaving = self.having(|role| matches!(role, Role::Standby | Role::Draining | Role::Emptying { .. }));
+        let serving = self.serving(now);
+        let stranded = serving.iter().find(|replica| !self.world.fits_live(replica)).cloned();
+        let (StandbyMode::Warm, true, Some(replica), true) = (self.policy.standby, leaving.is_empty(), stranded, serving.len() > 1) else {
+            return;
+        };
+        let Some(dataset) = self.usable_snapshot(now) else { return };
+        match self.judge_primary(now, dataset) {
+            Some(Ok(())) => {
+                self.refusal = None;
+                self.state.generation = self.state.generation.next();
+                let drain = self.policy.drain;
+                self.set_role(&replica, Role::Draining, &format!("the first to get the new dataset; readers have {drain:?} to leave"));
+                self.drain_until.insert(replica, now.after(drain));
+            }
+            Some(Err(reason)) => self.reject(now, dataset, &reason),
+            // The others would have to wait for what it loads anyway.
+            None => {}
+        }
+    }
+
+    /// A refusal is of one dataset; the primary's next one is judged anew.
+    fn drop_superseded_refusal(&mut self) {
+        let (Some(refusal), Some(live)) = (&self.refusal, self.world.relay.live()) else { return };
+        let is_known = live.ids().iter().any(|id| id.replid == refusal.dataset.0.replid);
+        if !is_known || live.dataset.is_some_and(|dataset| dataset != refusal.dataset) {
+            self.refusal = None;
+        }
+    }
+
     fn drop_hopeless_seed(&mut self) {
         let Some(seed) = &self.seed else { return };
         let superseded = self.world.relay.live().is_none_or(|live| !super::world::stands_on(live, seed.dataset.0));
         let answering = self.world.sight(&seed.replica).is_some_and(|sight| sight.is_answering());
-        let loading = self.world.info(&seed.replica).is_some_and(|info| info.is_loading);
-        let gone = *self.state.role(&seed.replica) != Role::Standby || (!answering && !loading);
+        let gone = *self.state.role(&seed.replica) != Role::Standby || (!answering && !self.is_silently_loading(&seed.replica));
         if superseded || gone {
             self.seed = None;
         }
@@ -129,15 +163,31 @@ impl Controller {
     fn choose_candidate(&self, now: Time) -> Option<NodeAddress> {
         let standbys = self.having(|role| matches!(role, Role::Standby));
         let usable = |replica: &&NodeAddress| {
-            let sight = self.world.sight(replica);
-            let loading = sight.is_some_and(|sight| sight.info().is_some_and(|info| info.is_loading));
-            sight.is_some_and(|sight| sight.is_answering() || (loading && !sight.is_dead(now, LOADING_SILENCE))) && self.can_load(replica)
+            let is_loading = self.is_silently_loading(replica);
+            let is_alive = |sight: &Sight| sight.is_answering() || (is_loading && !sight.is_dead(now, LOADING_SILENCE));
+            self.world.sight(replica).is_some_and(is_alive) && self.can_load(replica)
         };
         let usable: Vec<NodeAddress> = standbys.iter().filter(usable).cloned().collect();
         let streaming = usable.iter().find(|replica| self.world.is_streaming_live(replica)).cloned();
+        // One that was lost again and again makes room for the next, if there is one.
+        let is_hopeless = |seed: &&Seed| seed.attempts >= SEED_ATTEMPTS && !seed.has_begun;
+        let tried = self.seed.as_ref().filter(is_hopeless).map(|seed| &seed.replica);
+        let next = tried.and_then(|tried| {
+            let after = usable.iter().position(|replica| replica == tried).map_or(0, |at| at + 1);
+            usable.iter().cycle().skip(after).take(usable.len()).next().cloned()
+        });
         let begun = self.seed.as_ref().map(|seed| seed.replica.clone()).filter(|replica| usable.contains(replica));
         let fewest_errors = usable.iter().min_by_key(|replica| self.last_error(replica).is_some()).cloned();
-        streaming.or(begun).or(fewest_errors)
+        streaming.or(next).or(begun).or(fewest_errors)
+    }
+
+    /// A server may load for long without a word. One whose connection to the relay is gone has died.
+    fn is_silently_loading(&self, replica: &NodeAddress) -> bool {
+        let is_fed = self.world.session(replica).is_some_and(|session| match session.state {
+            SessionState::Seeding { .. } | SessionState::Loading { .. } => true,
+            SessionState::Held(_) | SessionState::Streaming { .. } => false,
+        });
+        is_fed && self.world.info(replica).is_some_and(|info| info.is_loading)
     }
 
     /// Its version loads what the snapshot is (P2: a server that is given what it cannot load empties itself).
@@ -153,8 +203,12 @@ impl Controller {
 
     fn seed_candidate(&mut self, now: Time, candidate: NodeAddress) {
         let Some(dataset) = self.usable_snapshot(now) else { return };
-        if let Err(reason) = self.judge_primary(now, dataset) {
-            self.reject(dataset, &reason);
+        let verdict = self.judge_primary(now, dataset);
+        if let Some(Err(reason)) = &verdict {
+            self.reject(now, dataset, reason);
+        }
+        // What was rejected stays so until the primary says something better.
+        if matches!(verdict, Some(Err(_))) || (verdict.is_none() && self.is_refused(dataset)) {
             self.seed = None;
             return;
         }
@@ -174,7 +228,9 @@ impl Controller {
     fn count_attempts(&mut self, now: Time) {
         let Some(seed) = &mut self.seed else { return };
         let state = self.world.relay.sessions.get(&seed.replica).map(|session| &session.state);
-        let is_under_way = matches!(state, Some(SessionState::Seeding { .. } | SessionState::Loading { .. }));
+        // One that still loads a dataset that was superseded is no attempt of this one.
+        let is_under_way = matches!(state, Some(SessionState::Seeding { dataset, .. } | SessionState::Loading { dataset })
+            if *dataset == seed.dataset);
         if is_under_way {
             seed.has_begun = true;
         } else if seed.has_begun {
@@ -215,14 +271,14 @@ impl Controller {
 
     /// Before a standby gets it: what does the primary itself say that it holds? This keeps an empty dataset away from the standby, which would
     /// answer nil to whoever reads it directly.
-    fn judge_primary(&self, now: Time, dataset: DatasetId) -> Result<(), String> {
+    /// `None`: a primary that does not answer, or is yet another one, says nothing; what the standby loads will.
+    fn judge_primary(&self, now: Time, dataset: DatasetId) -> Option<Result<(), String>> {
         if self.is_approved(dataset) {
-            return Ok(());
+            return Some(Ok(()));
         }
         let live = self.world.relay.live().map(|live| live.replid());
         let info = self.world.primary.info().filter(|info| self.world.primary.is_answering() && info.replid == live && !info.is_loading);
-        // A primary that does not answer, or is yet another one, is judged by what the standby loads.
-        info.map_or(Ok(()), |info| self.judge(now, info.keyspace))
+        info.map(|info| self.judge(now, info.keyspace))
     }
 
     fn judge(&self, now: Time, keyspace: Keyspace) -> Result<(), String> {
@@ -236,18 +292,24 @@ impl Controller {
         self.state.approved.iter().any(|approved| *approved == dataset || Some(*approved) == live)
     }
 
-    fn reject(&mut self, snapshot: DatasetId, reason: &str) {
-        let dataset = self.world.relay.live().and_then(|live| live.dataset).unwrap_or(snapshot);
+    /// A snapshot's stream is known by the full resync that it began with.
+    fn stream_of(&self, snapshot: DatasetId) -> DatasetId {
+        self.world.relay.live().and_then(|live| live.dataset).unwrap_or(snapshot)
+    }
+
+    fn is_refused(&self, snapshot: DatasetId) -> bool {
+        self.refusal.as_ref().is_some_and(|refusal| refusal.dataset == self.stream_of(snapshot))
+    }
+
+    fn reject(&mut self, now: Time, snapshot: DatasetId, reason: &str) {
+        let dataset = self.stream_of(snapshot);
         let remedy = format!(
             "if this is what you want: `rbuddy approve {dataset}`; else restore the primary's data: it is looked at again all the time"
         );
         let refusal = Refusal { dataset, reason: reason.to_owned(), remedy };
-        if self.refusal.as_ref().is_none_or(|known| known.dataset != dataset) {
-            self.story(
-                StoryLevel::Error,
-                None,
-                format!("dataset {dataset} refused, the old one stays served: {reason}; {}", refusal.remedy),
-            );
+        if !self.is_refused(snapshot) {
+            let served = if self.serving(now).is_empty() { "no replica can be read" } else { "the old one stays served" };
+            self.story(StoryLevel::Error, None, format!("dataset {dataset} refused, {served}: {reason}; {}", refusal.remedy));
         }
         self.refusal = Some(refusal);
     }
@@ -278,7 +340,7 @@ impl Controller {
         let approved = dataset.is_some_and(|dataset| self.is_approved(dataset));
         if !approved && let Err(reason) = self.judge(now, info.keyspace) {
             let name = dataset.unwrap_or(DatasetId(Position::new(replid, info.offset.unwrap_or_default())));
-            self.reject(name, &reason);
+            self.reject(now, name, &reason);
             self.seed = None;
             return;
         }
@@ -286,24 +348,24 @@ impl Controller {
         if probe.serve_stale != Some(true) {
             return self.command(now, standby, ServerCommand::ServeStale(true));
         }
-        if self.is_planned_switch_ready(now, standby) && self.has_reached_floor(standby) {
+        if self.is_planned_switch_ready(now) && self.has_reached_floor(now, standby) {
             self.promote(now, standby);
         }
     }
 
     /// P10: within a history readers move only to a replica that has all that the others were sent.
-    fn has_reached_floor(&self, standby: &NodeAddress) -> bool {
+    fn has_reached_floor(&self, now: Time, standby: &NodeAddress) -> bool {
         let Some(live) = self.world.relay.live() else { return false };
         let Some(position) = self.world.position(standby) else { return false };
         // An additional active takes no readers away from anyone, so only those that readers leave count.
-        let leavers = self.leavers(Some(standby));
+        let leavers = self.leavers(now, Some(standby));
         let floors = leavers.iter().filter_map(|leaver| self.served.get(leaver));
         let of_live = |served: &&Position| live.ids().iter().any(|id| id.replid == served.replid);
         floors.filter(of_live).all(|served| position.offset >= served.offset)
     }
 
     /// A planned switch: the old actives' streams are stopped, and the standby must have what they were sent.
-    fn is_planned_switch_ready(&mut self, now: Time, standby: &NodeAddress) -> bool {
+    fn is_planned_switch_ready(&mut self, now: Time) -> bool {
         let Some(planned) = &self.planned else { return true };
         let since = match planned.paused_since {
             None => {
@@ -314,14 +376,22 @@ impl Controller {
             }
             Some(since) => since,
         };
-        let old = planned.old.clone();
-        if now.since(since) >= PAUSE_MAX {
-            self.story(StoryLevel::Warn, Some(standby), "planned switch: the standby did not catch up in time, trying again".into());
-            self.pause_streams(now, false);
-            return false;
-        }
         // The relay's view must be younger than the order, or `sent` could still move; then `has_reached_floor` says the rest.
-        old.iter().all(|replica| self.orders.paused_streams.contains(replica)) && now.since(since) >= PAUSE_SETTLES
+        planned.old.iter().all(|replica| self.orders.paused_streams.contains(replica)) && now.since(since) >= PAUSE_SETTLES
+    }
+
+    /// A planned switch never stops a stream for long, and is given up when nobody is left to switch to.
+    pub(super) fn watch_planned(&mut self, now: Time) {
+        let Some(planned) = &self.planned else { return };
+        let is_overdue = planned.paused_since.is_some_and(|since| now.since(since) >= PAUSE_MAX);
+        let is_dead = |standby: &NodeAddress| self.world.sight(standby).is_some_and(|sight| sight.is_dead(now, self.policy.dead_after));
+        if self.choose_candidate(now).is_none() && self.having(|role| matches!(role, Role::Standby)).iter().all(is_dead) {
+            self.planned = None;
+            self.story(StoryLevel::Warn, None, "planned switch given up: no standby that answers is left".into());
+        } else if is_overdue {
+            self.story(StoryLevel::Warn, None, "planned switch: the standby did not catch up in time, trying again".into());
+            self.pause_streams(now, false);
+        }
     }
 
     fn pause_streams(&mut self, now: Time, on: bool) {
@@ -332,12 +402,13 @@ impl Controller {
     }
 
     /// Actives that readers leave when `new` is promoted: those that cannot go on, and those of a planned switch.
-    fn leavers(&self, new: Option<&NodeAddress>) -> Vec<NodeAddress> {
+    fn leavers(&self, now: Time, new: Option<&NodeAddress>) -> Vec<NodeAddress> {
+        // Not those that only missed a probe.
+        let fitting = self.fitting(now);
         let mut leavers = self.having(|role| matches!(role, Role::Active));
         leavers.retain(|replica| {
             let planned = self.planned.as_ref().is_some_and(|planned| planned.old.contains(replica));
-            Some(replica) != new
-                && (planned || !self.world.fits_live(replica) || !self.world.sight(replica).is_some_and(|s| s.is_answering()))
+            Some(replica) != new && (planned || !fitting.contains(replica))
         });
         leavers
     }
@@ -345,7 +416,7 @@ impl Controller {
     fn promote(&mut self, now: Time, standby: &NodeAddress) {
         let Some(info) = self.world.info(standby).cloned() else { return };
         let Some(position) = info.position() else { return };
-        let leavers = self.leavers(Some(standby));
+        let leavers = self.leavers(now, Some(standby));
         let ids = self.world.relay.live().map(|live| live.ids().to_vec()).unwrap_or_default();
         self.state.record(&ids);
         self.state.generation = self.state.generation.next();
@@ -411,6 +482,8 @@ impl Controller {
 
 /// A loading server may be silent for long (it flushes, or loads in one go).
 const LOADING_SILENCE: Duration = Duration::from_secs(300);
+/// So often a standby may be lost while it is seeded before another one is tried.
+const SEED_ATTEMPTS: u32 = 3;
 /// Wait before a seed is tried again, times the number of attempts.
 const SEED_RETRY: Duration = Duration::from_secs(2);
 /// Between two requests for a fresh snapshot: each costs the primary a fork.

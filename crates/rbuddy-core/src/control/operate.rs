@@ -18,6 +18,10 @@ impl Controller {
             Operation::Adopt { replica } => self.adopt(now, replica),
             Operation::Pause => {
                 self.state.paused = true;
+                // A stream that stands still for a switch must not do so for as long as the pause lasts.
+                if self.planned.take().is_some() {
+                    self.story(StoryLevel::Info, None, "planned switch given up: paused".into());
+                }
                 self.story(StoryLevel::Info, None, "paused by an operator".into());
                 Ok("paused: what serves goes on serving, nothing is changed".into())
             }
@@ -55,14 +59,16 @@ impl Controller {
         }
         match self.state.role(replica).clone() {
             Role::Standby | Role::Draining | Role::Emptying { .. } => Ok(format!("{replica} is rbuddy's already")),
-            Role::Unknown | Role::Refused { .. } => {
+            Role::Unknown => Err(format!("{replica} is not judged yet: a dataset is on its way into it")),
+            Role::Refused { .. } => {
                 self.record(replica).adopted = true;
                 self.set_role(replica, Role::Emptying { run_id }, &format!("adopted with {} keys, to be emptied", info.keyspace.keys));
                 Ok(format!("adopted {replica}: it is emptied and becomes a standby"))
             }
             Role::Active => {
-                let others: Vec<NodeAddress> = self.serving(now).into_iter().filter(|other| other != replica).collect();
-                if others.is_empty() {
+                // Readers never go back to an older dataset (P10).
+                let as_good = if self.world.fits_live(replica) { self.fitting(now) } else { self.serving(now) };
+                if as_good.iter().all(|other| other == replica) {
                     return Err(format!("{replica} is the only replica that serves: nothing else could take its readers"));
                 }
                 self.state.generation = self.state.generation.next();

@@ -16,7 +16,7 @@ use std::time::Duration;
 impl Controller {
     pub(super) fn reconcile(&mut self, now: Time) {
         for replica in self.policy.replicas.clone() {
-            let Some(sight) = self.world.sight(&replica).filter(|s| s.is_answering() && s.answered_at.is_some()) else { continue };
+            let Some(sight) = self.world.sight(&replica).filter(|s| s.is_answering() && s.asked_at.is_some()) else { continue };
             let Some(probe) = sight.probe.clone() else { continue };
             if self.is_busy(&replica) || probe.info.is_loading {
                 continue;

@@ -56,7 +56,8 @@ impl Controller {
             return (Phase::Paused, "paused by an operator; `rbuddy resume` to go on".into());
         }
         if let Some(refusal) = &self.refusal {
-            return (Phase::Refused, format!("dataset {} refused: {}; {}", refusal.dataset, refusal.reason, refusal.remedy));
+            let unserved = if serving.is_empty() { "no replica can be read, and " } else { "" };
+            return (Phase::Refused, format!("{unserved}dataset {} refused: {}; {}", refusal.dataset, refusal.reason, refusal.remedy));
         }
         if self.is_short(now) {
             return self.explain_shortage(&serving);

@@ -12,7 +12,18 @@ use crate::types::{NodeAddress, Time};
 impl Controller {
     /// Nothing serves any more, and a replica that readers have left only lately is still whole: it takes back over.
     pub(super) fn take_back(&mut self, now: Time) {
-        if !self.serving(now).is_empty() || self.short_since.is_some_and(|since| now.since(since) < self.policy.dead_after) {
+        let actives = self.having(|role| matches!(role, Role::Active));
+        let is_dead = |active: &NodeAddress| self.world.sight(active).is_some_and(|sight| sight.is_dead(now, self.policy.dead_after));
+        let is_seen = |active: &NodeAddress| self.world.sight(active).is_some_and(|sight| sight.is_answering());
+        // One that was not looked at yet, just after a start of rbuddy, may be as well as ever.
+        if !self.serving(now).is_empty() || !actives.iter().all(|active| is_dead(active) || is_seen(active)) {
+            self.unserved_since = None;
+            return;
+        }
+        // One that answers has restarted, and may be about to come back with all it had.
+        let is_patient = actives.iter().any(is_seen);
+        let since = *self.unserved_since.get_or_insert(now);
+        if is_patient && now.since(since) < self.policy.dead_after {
             return;
         }
         let whole = |replica: &NodeAddress| {
@@ -21,10 +32,11 @@ impl Controller {
                 && self.world.info(replica).is_some_and(|info| !info.is_sync_in_progress)
         };
         let Some(back) = self.having(|role| matches!(role, Role::Draining)).into_iter().find(whole) else { return };
-        let dead = self.having(|role| matches!(role, Role::Active));
+        let dead = actives;
         self.state.generation = self.state.generation.next();
         let generation = self.state.generation;
-        self.story(StoryLevel::Warn, Some(&back), format!("{dead:?} died during the drain: taking back over, generation {generation}"));
+        let names = dead.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        self.story(StoryLevel::Warn, Some(&back), format!("taking back over, generation {generation}: lost during the drain: {names}"));
         self.set_role(&back, Role::Active, "takes back over");
         for replica in &dead {
             self.set_role(replica, Role::Draining, "died during the drain");
@@ -71,7 +83,7 @@ impl Controller {
 
     fn empty(&mut self, now: Time, replica: &NodeAddress) {
         let Role::Emptying { run_id } = *self.state.role(replica) else { return };
-        let Some(probe) = self.world.sight(replica).filter(|s| s.is_answering() && s.answered_at.is_some()).and_then(|s| s.probe.clone())
+        let Some(probe) = self.world.sight(replica).filter(|s| s.is_answering() && s.asked_at.is_some()).and_then(|s| s.probe.clone())
         else {
             return;
         };
@@ -106,6 +118,9 @@ impl Controller {
         }
         if self.somebody_else_serves(now, replica) || adopted {
             self.command(now, replica, ServerCommand::Empty { run_id, detached: info.role == Some(ServerRole::Master) });
+        } else if self.is_short(now) {
+            // Who was to serve meanwhile is gone. Its data are no fallback any more, but it can be filled as well as any other.
+            self.set_role(replica, Role::Standby, "nobody else serves: to be seeded as it is");
         }
     }
 }

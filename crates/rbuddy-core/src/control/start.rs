@@ -26,7 +26,13 @@ impl Controller {
             let Some(sight) = self.world.sight(replica) else { return true };
             let judged = *self.state.role(replica) != Role::Unknown;
             let loading = sight.info().is_some_and(|info| info.is_loading);
-            if sight.is_answering() { (judged && !loading) || waited >= LOADING_WAIT } else { sight.was_asked() && waited >= SILENT_WAIT }
+            // Nothing is judged before the primary was seen, and a full resync meanwhile would be for nothing.
+            let can_be_judged = judged || self.world.primary.probe.is_some();
+            if sight.is_answering() {
+                (judged && !loading) || (can_be_judged && waited >= LOADING_WAIT)
+            } else {
+                sight.was_asked() && waited >= SILENT_WAIT
+            }
         });
         // Nobody answers: there is nothing to begin for, and a full resync would be wasted.
         all_seen && self.policy.replicas.iter().any(|replica| self.world.sight(replica).is_some_and(|sight| sight.is_answering()))
@@ -52,8 +58,9 @@ impl Controller {
     }
 
     /// Of the actives on the newest history that any of them stands on, the one furthest behind.
+    /// If none can be asked: where they were when last seen, which the primary may still cover.
     fn lowest_active_position(&self) -> Option<(NodeAddress, Position)> {
-        let positions: Vec<(NodeAddress, Position)> = self
+        let mut positions: Vec<(NodeAddress, Position)> = self
             .having(|role| matches!(role, Role::Active))
             .into_iter()
             .filter_map(|replica| {
@@ -62,6 +69,11 @@ impl Controller {
                 Some((replica, position))
             })
             .collect();
+        if positions.is_empty() {
+            let is_out_of_sight = |replica: &NodeAddress| self.world.info(replica).is_none_or(|info| info.is_loading);
+            let actives = self.having(|role| matches!(role, Role::Active)).into_iter().filter(is_out_of_sight);
+            positions = actives.filter_map(|replica| Some((replica.clone(), self.state.replicas.get(&replica)?.served?))).collect();
+        }
         let newest = self.newest(positions.iter().map(|(_, position)| position.replid))?;
         positions.into_iter().filter(|(_, position)| position.replid == newest).min_by_key(|(_, position)| position.offset)
     }

@@ -116,6 +116,14 @@ impl DurableState {
         self.ids.truncate(IDS_MAX);
     }
 
+    /// Records the id that a replica of the group gave itself when it was detached, behind the id of the history that it left.
+    pub fn record_branch(&mut self, replid: ReplId, of: ReplId) {
+        if let Some(at) = self.ids.iter().position(|known| known.replid == of).filter(|_| !self.knows(replid)) {
+            self.ids.insert(at + 1, KnownId { replid, until: None });
+            self.ids.truncate(IDS_MAX);
+        }
+    }
+
     /// Replicas with a role that `which` accepts.
     pub fn with_role<'a>(&'a self, which: impl Fn(&Role) -> bool + 'a) -> impl Iterator<Item = &'a NodeAddress> + 'a {
         self.replicas.iter().filter(move |(_, record)| which(&record.role)).map(|(address, _)| address)

@@ -14,8 +14,10 @@ use std::time::Duration;
 pub(super) struct Sight {
     /// Its last answer.
     pub(super) probe: Option<Probe>,
-    /// When that was.
-    pub(super) answered_at: Option<Time>,
+    /// When it was asked for that. `None`: before something that may have changed it, so nothing is to be done because of it.
+    pub(super) asked_at: Option<Time>,
+    /// What was asked before says nothing any more.
+    expired_at: Time,
     /// Since when it has not answered.
     pub(super) failing_since: Option<Time>,
     /// Why not.
@@ -37,16 +39,22 @@ pub(super) struct World {
 
 impl Sight {
     /// Takes in an answer or its absence.
-    pub(super) fn take(&mut self, now: Time, result: ProbeResult) {
+    pub(super) fn take(&mut self, now: Time, asked_at: Time, result: ProbeResult) {
         match result {
             ProbeResult::Answered(probe) => {
-                *self = Sight { probe: Some(*probe), answered_at: Some(now), failing_since: None, error: None };
+                let asked_at = Some(asked_at).filter(|at| *at >= self.expired_at);
+                *self = Sight { probe: Some(*probe), asked_at, failing_since: None, error: None, expired_at: self.expired_at };
             }
             ProbeResult::Failed(error) => {
                 self.failing_since.get_or_insert(now);
                 self.error = Some(error);
             }
         }
+    }
+
+    /// A command has changed it: an answer that was asked for before, and may be on its way still, says nothing about that.
+    pub(super) fn expire(&mut self, now: Time) {
+        (self.asked_at, self.expired_at) = (None, now);
     }
 
     /// Its last answer, however old.

@@ -1,6 +1,8 @@
 //! A small world for the controller: servers and a relay that behave as the real ones do in the points that decisions rest on, in steps of
 //! 100 ms, without a socket. No faults of its own: tests break things by hand. (The simulator with seeded faults is a crate of its own.)
 
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+
 use rbuddy_core::control::Controller;
 use rbuddy_core::control::action::{Action, Outcome, Output, ServerCommand};
 use rbuddy_core::control::assignment::Assignment;
@@ -41,6 +43,19 @@ pub struct Server {
     pub loading_steps: u32,
 }
 
+/// How commands end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// As they should.
+    Told,
+    /// Carried out, but nobody learns it.
+    DoneUnknown,
+    /// Never arrived, and nobody learns that either.
+    LostUnknown,
+    /// The same for emptying; all else is told.
+    EmptyingLost,
+}
+
 pub struct Scene {
     pub now: Time,
     pub controller: Controller,
@@ -54,7 +69,15 @@ pub struct Scene {
     pub story: Vec<String>,
     pub commands: Vec<(NodeAddress, ServerCommand)>,
     pub link_cut: bool,
+    /// Probes arrive a step after they were answered.
+    pub late_probes: bool,
+    /// The primary replicates, but its INFO cannot be had.
+    pub primary_is_silent: bool,
+    /// What becomes of commands: carried out and told, or one of the doubtful ends.
+    pub fate: Fate,
     pub sync_full: u32,
+    /// Keys, and keys with a TTL, of each snapshot.
+    datasets: BTreeMap<DatasetId, (u64, u64)>,
     ids: u64,
     reply: Option<OperationResult>,
 }
@@ -105,7 +128,11 @@ impl Scene {
             story: Vec::new(),
             commands: Vec::new(),
             link_cut: false,
+            late_probes: false,
+            primary_is_silent: false,
+            fate: Fate::Told,
             sync_full: 0,
+            datasets: BTreeMap::new(),
             ids: 1000,
             reply: None,
         };
@@ -205,6 +232,8 @@ impl Scene {
     }
 
     pub fn step(&mut self) {
+        let nodes: Vec<Node> = std::iter::once(Node::Primary).chain(self.policy.replicas.iter().cloned().map(Node::Replica)).collect();
+        let late: Vec<Event> = nodes.iter().map(|node| self.probe(node.clone())).collect();
         self.now = self.now.after(STEP);
         if self.primary.up {
             self.primary.offset += 10;
@@ -212,12 +241,23 @@ impl Scene {
         self.move_upstream();
         self.move_sessions();
         self.send(Event::Relay(Box::new(self.view.clone())));
-        let primary = self.look(&self.primary);
-        self.send(Event::Probe { node: Node::Primary, result: primary });
-        for replica in self.policy.replicas.clone() {
-            let result = self.look(&self.replicas[&replica]);
-            self.send(Event::Probe { node: Node::Replica(replica), result });
+        if self.late_probes {
+            late.into_iter().for_each(|probe| self.send(probe));
+        } else {
+            for node in nodes {
+                let probe = self.probe(node);
+                self.send(probe);
+            }
         }
+    }
+
+    fn probe(&self, node: Node) -> Event {
+        let result = match &node {
+            Node::Primary if self.primary_is_silent => ProbeResult::Failed("no answer".into()),
+            Node::Primary => self.look(&self.primary),
+            Node::Replica(replica) => self.look(&self.replicas[replica]),
+        };
+        Event::Probe { node, asked_at: self.now, result }
     }
 
     fn send(&mut self, event: Event) {
@@ -239,7 +279,15 @@ impl Scene {
                 }
                 Action::Server { id, replica, command, .. } => {
                     self.story.push(format!("{} -> {replica} {command:?}", self.now));
-                    let outcome = self.carry_out(&replica, &command);
+                    let outcome = match self.fate {
+                        Fate::LostUnknown => Outcome::Unknown("no answer".into()),
+                        Fate::EmptyingLost if matches!(command, ServerCommand::Empty { .. }) => Outcome::Unknown("no answer".into()),
+                        Fate::Told | Fate::EmptyingLost => self.carry_out(&replica, &command),
+                        Fate::DoneUnknown => {
+                            self.carry_out(&replica, &command);
+                            Outcome::Unknown("no answer".into())
+                        }
+                    };
                     self.commands.push((replica, command));
                     outcomes.push(Event::Outcome { id, outcome });
                 }
@@ -342,6 +390,7 @@ impl Scene {
             self.view.snapshot_request_done = Some(number);
             self.sync_full += 1;
             let dataset = DatasetId(Position::new(self.primary.replid, end));
+            self.datasets.insert(dataset, (self.primary.keys, self.primary.expires));
             self.view.snapshot = Some(snapshot(dataset, SnapshotState::Ready));
         }
         let discarded = self.orders.discard_snapshot;
@@ -350,6 +399,11 @@ impl Scene {
     }
 
     fn dial(&mut self) {
+        // A snapshot that broke off is of no use, and neither is its history.
+        if self.view.snapshot.as_ref().is_some_and(|snapshot| snapshot.state == SnapshotState::Receiving) {
+            self.view.snapshot = None;
+            self.view.histories.retain(|history| !history.live);
+        }
         let asked = self.view.live().map(History::end_position);
         let accepted = asked.is_some_and(|position| {
             position.replid == self.primary.replid
@@ -366,6 +420,7 @@ impl Scene {
         self.view.histories.iter_mut().for_each(|history| history.live = false);
         let position = Position::new(self.primary.replid, Offset::new(self.primary.offset).expect("small"));
         let dataset = DatasetId(position);
+        self.datasets.insert(dataset, (self.primary.keys, self.primary.expires));
         self.view.histories.push(History::starting_at(position, Some(dataset)));
         self.view.snapshot = Some(snapshot(dataset, SnapshotState::Receiving));
     }
@@ -375,6 +430,10 @@ impl Scene {
         for (replica, server) in &mut self.replicas {
             if !server.up || server.master != Some(address(RELAY)) {
                 self.view.sessions.remove(replica);
+                continue;
+            }
+            if server.hangs {
+                // Its connection stays, and says nothing any more.
                 continue;
             }
             if server.loading_steps > 0 {
@@ -407,7 +466,8 @@ impl Scene {
                 }
                 Verdict::Full { dataset, .. } => {
                     (server.replid, server.offset) = (dataset.0.replid, dataset.0.offset.get());
-                    (server.keys, server.expires, server.loading_steps) = (self.primary.keys, self.primary.expires, 5);
+                    (server.keys, server.expires) = self.datasets[&dataset];
+                    server.loading_steps = 5;
                     server.link_up = false;
                     SessionState::Loading { dataset }
                 }

@@ -123,7 +123,12 @@ impl Driver {
                 event = self.next_event() => event,
                 () = tokio::time::sleep_until(deadline) => Event::Tick,
             };
+            let is_outcome = matches!(event, Event::Outcome { .. });
             self.controller.handle(self.config.clock.now(), event);
+            if is_outcome {
+                // What was asked before says nothing any more: look again.
+                self.hurry.values().for_each(|hurry| hurry.notify_one());
+            }
             deadline = self.carry_out_all().await;
         }
         self.tasks.close();
@@ -139,7 +144,7 @@ impl Driver {
             (Node::Replica(endpoint.address.clone()), endpoint.clone(), hurry)
         };
         for (node, endpoint, hurry) in std::iter::once(primary).chain(self.config.settings.replicas.iter().map(replica)) {
-            self.tasks.spawn(super::probe::run(node, endpoint, self.events.0.clone(), hurry, cancel.clone()));
+            self.tasks.spawn(super::probe::run(node, endpoint, self.config.clock, self.events.0.clone(), hurry, cancel.clone()));
         }
     }
 
@@ -221,7 +226,7 @@ impl Driver {
 
     fn send(&self, id: ActionId, replica: NodeAddress, command: ServerCommand) {
         let executor = self.executors.get(&replica).cloned();
-        let (events, hurry) = (self.events.0.clone(), self.hurry.get(&replica).cloned());
+        let events = self.events.0.clone();
         self.tasks.spawn(async move {
             let outcome = match executor {
                 Some(executor) => executor.lock().await.carry_out(&command).await,
@@ -229,9 +234,6 @@ impl Driver {
             };
             // The loop may have ended; then nobody waits for it.
             let _ = events.send(Event::Outcome { id, outcome }).await;
-            if let Some(hurry) = hurry {
-                hurry.notify_one();
-            }
         });
     }
 

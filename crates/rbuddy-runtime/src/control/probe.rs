@@ -2,6 +2,7 @@
 //! is replaced at the next one.
 
 use crate::admin::{AdminConnection, AdminError};
+use crate::clock::Clock;
 use crate::settings::Endpoint;
 use rbuddy_core::control::event::{Event, Node, Probe, ProbeResult};
 use rbuddy_core::info::Role;
@@ -14,13 +15,14 @@ use tokio_util::sync::CancellationToken;
 pub(super) async fn run(
     node: Node,
     endpoint: Endpoint,
+    clock: Clock,
     events: mpsc::Sender<Event>,
     hurry: std::sync::Arc<Notify>,
     cancel: CancellationToken,
 ) {
     let mut connection: Option<AdminConnection> = None;
     loop {
-        let started = Instant::now();
+        let (started, asked_at) = (Instant::now(), clock.now());
         let result = match look(&node, &endpoint, &mut connection).await {
             Ok(probe) => ProbeResult::Answered(Box::new(probe)),
             Err(error) => {
@@ -28,7 +30,7 @@ pub(super) async fn run(
                 ProbeResult::Failed(error.to_string())
             }
         };
-        let send = events.send(Event::Probe { node: node.clone(), result });
+        let send = events.send(Event::Probe { node: node.clone(), asked_at, result });
         tokio::select! {
             () = cancel.cancelled() => return,
             sent = send => if sent.is_err() { return },
