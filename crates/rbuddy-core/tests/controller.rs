@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, missing_docs, reason = "a test")]
 
-#[allow(unreachable_pub, reason = "shared by test files")]
 mod scene;
 
 use rbuddy_core::control::action::ServerCommand;
