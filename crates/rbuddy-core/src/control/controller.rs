@@ -211,6 +211,11 @@ impl Controller {
         }
     }
 
+    /// What is going on, in one word.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
     /// What must not be forgotten, as decided so far.
     pub fn state(&self) -> &DurableState {
         &self.state

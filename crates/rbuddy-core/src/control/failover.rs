@@ -207,6 +207,9 @@ impl Controller {
         if let Some(Err(reason)) = &verdict {
             self.reject(now, dataset, reason);
         }
+        if verdict.is_none() && self.primary_may_still_speak(now) {
+            return;
+        }
         // What was rejected stays so until the primary says something better.
         if matches!(verdict, Some(Err(_))) || (verdict.is_none() && self.is_refused(dataset)) {
             self.seed = None;
@@ -279,6 +282,13 @@ impl Controller {
         let live = self.world.relay.live().map(|live| live.replid());
         let info = self.world.primary.info().filter(|info| self.world.primary.is_answering() && info.replid == live && !info.is_loading);
         info.map(|info| self.judge(now, info.keyspace))
+    }
+
+    /// The stream flows, but the primary has not been asked since: its word is worth a short wait, since what a standby has loaded it may
+    /// be read for (P9).
+    fn primary_may_still_speak(&self, now: Time) -> bool {
+        let upstream = &self.world.relay.upstream;
+        upstream.state == UpstreamState::Streaming && now.since(upstream.since) < self.policy.dead_after
     }
 
     fn judge(&self, now: Time, keyspace: Keyspace) -> Result<(), String> {

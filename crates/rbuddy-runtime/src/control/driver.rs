@@ -13,8 +13,8 @@ use rbuddy_core::control::Controller;
 use rbuddy_core::control::action::{Action, ActionId, Outcome, Output, ServerCommand, StoryLevel};
 use rbuddy_core::control::assignment::{Assignment, Notification};
 use rbuddy_core::control::event::{Event, Node};
-use rbuddy_core::control::relay::{RelayOrders, RelayView};
-use rbuddy_core::control::status::{GroupStatus, OperationResult};
+use rbuddy_core::control::relay::{RelayOrders, RelayView, UpstreamState};
+use rbuddy_core::control::status::{GroupStatus, OperationResult, Phase};
 use rbuddy_core::types::NodeAddress;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,6 +66,9 @@ pub struct Driver {
     replies: BTreeMap<u64, oneshot::Sender<OperationResult>>,
     next_request: u64,
     hurry: BTreeMap<NodeAddress, Arc<Notify>>,
+    hurry_primary: Arc<Notify>,
+    /// The link to the primary at the last view.
+    upstream: UpstreamState,
     tasks: TaskTracker,
 }
 
@@ -108,6 +111,8 @@ impl Driver {
             replies: BTreeMap::new(),
             next_request: 1,
             hurry,
+            hurry_primary: Arc::default(),
+            upstream: UpstreamState::default(),
             tasks: TaskTracker::new(),
         };
         Ok((driver, faces))
@@ -138,7 +143,7 @@ impl Driver {
     }
 
     fn start_probes(&self, cancel: &CancellationToken) {
-        let primary = (Node::Primary, self.config.settings.primary.clone(), Arc::new(Notify::new()));
+        let primary = (Node::Primary, self.config.settings.primary.clone(), self.hurry_primary.clone());
         let replica = |endpoint: &crate::settings::Endpoint| {
             let hurry = self.hurry.get(&endpoint.address).cloned().unwrap_or_default();
             (Node::Replica(endpoint.address.clone()), endpoint.clone(), hurry)
@@ -151,22 +156,34 @@ impl Driver {
     /// # Cancel safety
     /// Each branch is cancel safe; a view or request is taken only when this returns.
     async fn next_event(&mut self) -> Event {
-        loop {
-            tokio::select! {
-                Some(event) = self.events.1.recv() => return event,
-                Ok(()) = self.config.relay.changed() => {
-                    self.hurry.values().for_each(|hurry| hurry.notify_one());
-                    return Event::Relay(Box::new(self.config.relay.borrow_and_update().clone()));
-                }
-                Some(OperationRequest { operation, reply }) = self.config.operations.recv() => {
-                    let request = self.next_request;
-                    self.next_request += 1;
-                    self.replies.insert(request, reply);
-                    return Event::Operator { request, operation };
-                }
-                Some(Delivered { id, url }) = self.config.delivered.recv() => return Event::Delivered { id, url },
-                else => std::future::pending::<()>().await,
+        tokio::select! {
+            Some(event) = self.events.1.recv() => event,
+            Ok(()) = self.config.relay.changed() => {
+                let view = self.config.relay.borrow_and_update().clone();
+                self.hurry_probes(view.upstream.state);
+                Event::Relay(Box::new(view))
             }
+            Some(OperationRequest { operation, reply }) = self.config.operations.recv() => {
+                let request = self.next_request;
+                self.next_request += 1;
+                self.replies.insert(request, reply);
+                Event::Operator { request, operation }
+            }
+            Some(Delivered { id, url }) = self.config.delivered.recv() => Event::Delivered { id, url },
+            else => std::future::pending().await,
+        }
+    }
+
+    /// A server is looked at once more as soon as what the relay saw makes the last look old. At rest, positions move all the time and say nothing
+    /// new; the primary is asked only when the link to it has changed.
+    fn hurry_probes(&mut self, upstream: UpstreamState) {
+        if self.upstream != upstream {
+            self.upstream = upstream;
+            self.hurry_primary.notify_one();
+            self.hurry.values().for_each(|hurry| hurry.notify_one());
+        }
+        if !matches!(self.controller.phase(), Phase::Normal | Phase::Disconnected | Phase::Paused) {
+            self.hurry.values().for_each(|hurry| hurry.notify_one());
         }
     }
 
