@@ -181,13 +181,12 @@ impl Controller {
         streaming.or(next).or(begun).or(fewest_errors)
     }
 
-    /// A server may load for long without a word. One whose connection to the relay is gone has died.
+    /// A server that flushes or loads may say nothing for long, not even that it loads. One whose connection to the relay is gone has died.
     fn is_silently_loading(&self, replica: &NodeAddress) -> bool {
-        let is_fed = self.world.session(replica).is_some_and(|session| match session.state {
+        self.world.session(replica).is_some_and(|session| match session.state {
             SessionState::Seeding { .. } | SessionState::Loading { .. } => true,
             SessionState::Held(_) | SessionState::Streaming { .. } => false,
-        });
-        is_fed && self.world.info(replica).is_some_and(|info| info.is_loading)
+        })
     }
 
     /// Its version loads what the snapshot is (P2: a server that is given what it cannot load empties itself).
@@ -491,7 +490,7 @@ impl Controller {
 }
 
 /// A loading server may be silent for long (it flushes, or loads in one go).
-const LOADING_SILENCE: Duration = Duration::from_secs(300);
+const LOADING_SILENCE: Duration = Duration::from_secs(120);
 /// So often a standby may be lost while it is seeded before another one is tried.
 const SEED_ATTEMPTS: u32 = 3;
 /// Wait before a seed is tried again, times the number of attempts.
