@@ -130,7 +130,7 @@ impl Controller {
                 SnapshotState::Failed(why) => {
                     (Phase::ReceivingSnapshot, format!("the snapshot could not be stored: {why}; it is tried again"))
                 }
-                SnapshotState::Ready => (Phase::SyncingStandby, self.explain_candidate()),
+                SnapshotState::Ready => self.explain_candidate(),
             },
             (None, None) => match self.having(|role| matches!(role, Role::Standby)).iter().find(|r| self.world.is_streaming_live(r)) {
                 Some(standby) => (Phase::SyncingStandby, format!("{standby} catches up")),
@@ -155,12 +155,12 @@ impl Controller {
         }
     }
 
-    fn explain_candidate(&self) -> String {
+    fn explain_candidate(&self) -> (Phase, String) {
         match self.first_usable_standby() {
-            Some(standby) => format!("{standby} will be seeded"),
+            Some(standby) => (Phase::SyncingStandby, format!("{standby} will be seeded")),
             None => {
                 let errors: Vec<String> = self.having(|role| matches!(role, Role::Standby)).iter().map(|r| self.why_unusable(r)).collect();
-                format!("no standby can take the snapshot: {}", errors.join(", "))
+                (Phase::NoStandby, format!("no standby can take the snapshot: {}", errors.join(", ")))
             }
         }
     }

@@ -101,6 +101,8 @@ impl Executor {
         let follow = ["REPLICAOF", self.relay.host.as_str(), port.as_str()];
         commands.push(&follow);
         commands.push(&["EXEC"]);
+        // Had any of it been refused, the server would be left as its own master, open to writes: bring it back in any case.
+        commands.push(&follow);
         self.doubtful = Some((client, run_id));
         let answers = server.pipeline(&commands).await?;
         self.doubtful = None;
