@@ -332,3 +332,22 @@ fn a_spare_standby_stays_empty() {
     assert_eq!(scene.replicas[&address(C)].keys, 0);
     assert_eq!(emptied(&scene), [A]);
 }
+
+#[test]
+fn readers_of_a_dead_active_find_at_the_other_one_all_that_it_was_sent() {
+    let mut scene = Scene::with(&[A, B], |scene| {
+        scene.follow_primary(A);
+        scene.follow_primary(B);
+    });
+    scene.until(SOON, "both serve, behind the relay", |scene| {
+        scene.active() == [A, B] && scene.replicas.values().all(|replica| replica.master == Some(address(RELAY)))
+    });
+    scene.run(Duration::from_secs(1));
+    let sent_to_a = scene.replicas[&address(A)].offset;
+    scene.at(A).up = false;
+    scene.until(SOON, "A is not read any more", |scene| scene.active() == [B]);
+    let floor = scene.assignment.as_ref().unwrap().actives[0].offset_at_least.get();
+    assert!(floor >= sent_to_a, "A was sent {sent_to_a}, B must have {floor}");
+    scene.run(Duration::from_secs(1));
+    assert_eq!(scene.assignment.as_ref().unwrap().actives[0].offset_at_least.get(), floor, "the floor stands still");
+}

@@ -8,7 +8,9 @@
 //! | --- | --- |
 //! | judge replicas that have no role, or came back as another process | `classify.rs` |
 //! | begin with the primary | `start.rs` |
-//! | seed a standby, promote it | `failover.rs` |
+//! | see whether enough replicas serve | `serving.rs` |
+//! | give a standby the new dataset | `seeding.rs` |
+//! | promote it | `failover.rs`, `planned.rs` |
 //! | leave the old active, empty it | `retire.rs` |
 //! | bring servers' settings in line with their roles | `reconcile.rs` |
 //! | tell relay, readers and people | `publish.rs`, `report.rs` |

@@ -8,7 +8,7 @@
 //! | [`event`], [`action`] | what it is told, what it wants done |
 //! | [`state`] | the state file |
 //! | `world` | what is seen right now |
-//! | `classify`, `start`, `failover`, `retire`, `reconcile`, `operate` | the steps of a pass |
+//! | `classify`, `start`, `serving`, `seeding`, `failover`, `planned`, `retire`, `reconcile`, `operate` | the steps of a pass |
 //! | [`guard`] | plausible? ours? |
 //! | [`invariant`] | what must hold after every event |
 //! | `publish`, `report` | orders, assignment, status: derived |
@@ -26,11 +26,14 @@ mod failover;
 pub mod guard;
 pub mod invariant;
 mod operate;
+mod planned;
 mod publish;
 mod reconcile;
 pub mod relay;
 mod report;
 mod retire;
+mod seeding;
+mod serving;
 pub mod settings;
 mod start;
 pub mod state;

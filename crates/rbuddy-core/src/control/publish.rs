@@ -62,7 +62,7 @@ impl Controller {
         if !fitting.is_empty() {
             actives = fitting;
         }
-        let actives: Vec<ActiveReplica> = actives.iter().filter_map(|replica| self.active_replica(replica)).collect();
+        let actives: Vec<ActiveReplica> = actives.iter().filter_map(|replica| self.active_replica(replica, &actives)).collect();
         let until = |replica: &NodeAddress| self.drain_until.get(replica).copied().unwrap_or(now);
         let draining = self.having(|role| matches!(role, Role::Draining));
         Assignment {
@@ -75,7 +75,7 @@ impl Controller {
         }
     }
 
-    fn active_replica(&self, replica: &NodeAddress) -> Option<ActiveReplica> {
+    fn active_replica(&self, replica: &NodeAddress, beside: &[NodeAddress]) -> Option<ActiveReplica> {
         let info = self.world.info(replica)?;
         let own = info.replid?;
         let mut replids = vec![own];
@@ -86,12 +86,15 @@ impl Controller {
                 replids.push(own);
             }
         }
-        let floor = self.floors.get(replica).filter(|floor| replids.contains(&floor.replid));
+        // P10: the readers of one that dropped out come here, and may have seen all that it was sent.
+        let left = self.having(|role| matches!(role, Role::Active | Role::Draining)).into_iter().filter(|other| !beside.contains(other));
+        let floors = left.filter_map(|other| self.served.get(&other)).chain(self.floors.get(replica));
+        let floor = floors.filter(|floor| replids.contains(&floor.replid)).map(|floor| floor.offset).max();
         Some(ActiveReplica {
             address: replica.clone(),
             run_id: self.state.replicas.get(replica)?.run_id?,
             detached: self.is_detached(replica),
-            offset_at_least: floor.map_or(Offset::ZERO, |floor| floor.offset),
+            offset_at_least: floor.unwrap_or(Offset::ZERO),
             replids,
         })
     }

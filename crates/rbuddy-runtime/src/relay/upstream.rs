@@ -49,7 +49,8 @@ struct Ended {
 
 impl Upstream {
     pub(super) fn new(hub: Arc<Hub>, orders: watch::Receiver<RelayOrders>) -> Upstream {
-        let quick = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        // As often as a replica would at the most: a refused dial is cheap, and every wait is time without fresh data.
+        let quick = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let slow = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
         Upstream { hub, orders, quick, slow }
     }

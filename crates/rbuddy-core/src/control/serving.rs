@@ -1,0 +1,88 @@
+//! Which replicas serve, and whether that is enough: the actives' health, and the *shortage* that everything else begins with.
+
+use super::controller::Controller;
+use super::settings::StandbyMode;
+use super::state::Role;
+use crate::info::Role as ServerRole;
+use crate::types::{NodeAddress, Time};
+use std::time::Duration;
+
+impl Controller {
+    /// Actives that can be read now: the process that was judged, alive, with a complete dataset.
+    pub(super) fn serving(&self, now: Time) -> Vec<NodeAddress> {
+        self.having(|role| matches!(role, Role::Active)).into_iter().filter(|replica| self.can_serve(now, replica)).collect()
+    }
+
+    /// Whether readers may have it, going by what is seen.
+    pub(super) fn can_serve(&self, now: Time, replica: &NodeAddress) -> bool {
+        let Some(sight) = self.world.sight(replica) else { return false };
+        let (Some(probe), Some(record)) = (&sight.probe, self.state.replicas.get(replica)) else { return false };
+        let info = &probe.info;
+        // Behind anybody else it could be resynced at any moment. On the first day it still follows the primary.
+        let is_behind_us_or_primary = match info.role {
+            Some(ServerRole::Slave) => {
+                let follows_primary =
+                    info.is_link_up && info.replid.is_some() && info.replid == self.world.primary.info().and_then(|p| p.replid);
+                info.master.as_ref().is_some_and(|master| *master == self.policy.relay || *master == self.policy.primary) || follows_primary
+            }
+            Some(ServerRole::Master) => self.is_detached(replica),
+            Some(ServerRole::Sentinel) | None => false,
+        };
+        !sight.is_dead(now, self.policy.dead_after)
+            && record.run_id.is_some()
+            && record.run_id == info.run_id
+            && info.serves_a_complete_dataset()
+            && is_behind_us_or_primary
+            && (info.is_link_up || probe.serve_stale != Some(false))
+    }
+
+    /// It was detached by rbuddy: `freeze = "detach"`, and still of the group's history.
+    pub(super) fn is_detached(&self, replica: &NodeAddress) -> bool {
+        let Some(info) = self.world.info(replica) else { return false };
+        self.policy.freeze == super::settings::FreezeMode::Detach
+            && info.role == Some(ServerRole::Master)
+            && info.replid2.is_some_and(|id| self.state.knows(id))
+            && self.state.replicas.get(replica).is_some_and(|record| record.run_id == info.run_id)
+    }
+
+    /// Actives that serve and can go on with what the primary sends now.
+    pub(super) fn fitting(&self, now: Time) -> Vec<NodeAddress> {
+        self.serving(now).into_iter().filter(|replica| self.world.fits_live(replica)).collect()
+    }
+
+    /// How many replicas should serve.
+    pub(super) fn desired_actives(&self) -> usize {
+        match self.policy.standby {
+            StandbyMode::Empty => self.policy.actives,
+            StandbyMode::Warm => self.policy.replicas.len(),
+        }
+    }
+
+    /// Fewer replicas serve the live history than should, for long enough to matter.
+    pub(super) fn is_short(&self, now: Time) -> bool {
+        self.planned.is_some() || self.short_since.is_some_and(|since| now.since(since) >= self.shortage_patience(now))
+    }
+
+    /// An active that stands on an ended history will not come back by itself: no patience. One that is restarting may.
+    pub(super) fn shortage_patience(&self, now: Time) -> Duration {
+        let stranded = self.serving(now).iter().any(|replica| !self.world.fits_live(replica));
+        let nobody_ever = self.having(|role| matches!(role, Role::Active)).is_empty();
+        if stranded || nobody_ever { Duration::ZERO } else { self.policy.dead_after }
+    }
+
+    pub(super) fn observe_shortage(&mut self, now: Time) {
+        let short = self.world.relay.live().is_some() && self.fitting(now).len() < self.desired_actives();
+        if !short {
+            self.short_since = None;
+        } else if self.short_since.is_none() {
+            self.short_since = Some(now);
+        }
+        // The ids of a history that serves, or is about to, are the group's own from here on (P3).
+        if let Some(live) = self.world.relay.live().filter(|live| live.ids().iter().any(|id| !self.state.knows(id.replid)))
+            && (!self.fitting(now).is_empty() || self.seed.is_some())
+        {
+            let ids = live.ids().to_vec();
+            self.state.record(&ids);
+        }
+    }
+}
