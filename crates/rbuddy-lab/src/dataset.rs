@@ -1,5 +1,8 @@
 //! Data whose every value can be checked: `key:{n}` holds `{version}:{n}:{checksum}` and a padding. A reader can tell a right value from a
 //! wrong one, and an old dataset from a new one, without knowing what is loaded at the moment.
+//!
+//! The padding is noise, computed from version and number: servers compress values in their snapshots, and a snapshot must be as
+//! large as its data for a slow link or a small disk to matter.
 
 use crate::resp::{Value, encode};
 use crate::{LabError, Server};
@@ -86,10 +89,7 @@ impl Dataset {
 
     /// The value of key number `n`.
     pub fn value(&self, n: u64) -> String {
-        let mut value = checked_part(self.version, n);
-        let padding = self.value_bytes.saturating_sub(value.len());
-        value.extend(std::iter::repeat_n('.', padding));
-        value
+        value_of(self.version, n, self.value_bytes)
     }
 }
 
@@ -102,7 +102,7 @@ pub fn key(n: u64) -> String {
 pub fn check(n: u64, value: &[u8], seen: u64) -> Result<u64, WrongValue> {
     let text = String::from_utf8_lossy(value);
     let version = text.split_once(':').and_then(|(version, _)| version.parse::<u64>().ok());
-    let right = version.filter(|version| text.trim_end_matches('.') == checked_part(*version, n));
+    let right = version.filter(|version| text == value_of(*version, n, text.len()));
     match right {
         None => Err(WrongValue::NotOfThisKey { found: text.chars().take(80).collect() }),
         Some(version) if version < seen => Err(WrongValue::WentBack { version, after: seen }),
@@ -110,11 +110,14 @@ pub fn check(n: u64, value: &[u8], seen: u64) -> Result<u64, WrongValue> {
     }
 }
 
-fn checked_part(version: u64, n: u64) -> String {
+fn value_of(version: u64, n: u64, bytes: usize) -> String {
     // FNV-1a: no security, just a value that no accident makes.
     let fold = |sum: u64, byte: u8| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     let sum = version.to_be_bytes().into_iter().chain(n.to_be_bytes()).fold(0xcbf2_9ce4_8422_2325, fold);
-    format!("{version}:{n}:{sum:016x}")
+    let mut value = format!("{version}:{n}:{sum:016x}");
+    let mut noise = fastrand::Rng::with_seed(sum);
+    value.extend(std::iter::repeat_with(|| noise.alphanumeric()).take(bytes.saturating_sub(value.len())));
+    value
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ impl AllReaders {
     /// 2000 reads a second over 20 connections through the reader endpoint, 500 over 10 of each other kind.
     pub async fn start(world: &World) -> AllReaders {
         let endpoint = ReadersOptions { connections: 20, reads_per_second: 2000, keys: world.data.keys };
-        let direct = ReadersOptions { connections: DIRECT_CONNECTIONS, reads_per_second: 500, ..endpoint };
+        let direct = ReadersOptions { connections: 10, reads_per_second: 500, ..endpoint };
         let api = world.rbuddy.api().to_owned();
         let told = Source::Told { api: api.clone(), active: world.webhook.active() };
         AllReaders {
@@ -47,15 +47,6 @@ impl AllReaders {
         let all = wait_until("all readers to go on", within, async || {
             let behind = self.sets.iter().zip(&from).find(|((_, set), from)| set.tally().ok < *from + reads);
             behind.map_or(Ok(()), |((name, set), _)| Err(format!("those {name} do not: {}", set.tally())))
-        });
-        expect(all.await);
-    }
-
-    /// Waits until every connection that goes directly has moved to another address since the start.
-    pub async fn have_moved(&self, within: Duration) {
-        let all = wait_until("direct readers to move", within, async || {
-            let behind = self.sets.iter().find(|(name, set)| *name != ENDPOINT && set.tally().moves < DIRECT_CONNECTIONS as u64);
-            behind.map_or(Ok(()), |(name, set)| Err(format!("those {name} moved {} times", set.tally().moves)))
         });
         expect(all.await);
     }
@@ -105,6 +96,4 @@ impl Drop for AllReaders {
     }
 }
 
-/// Of each kind that goes to a replica directly.
-const DIRECT_CONNECTIONS: usize = 10;
 const ENDPOINT: &str = "through the reader endpoint";

@@ -90,7 +90,10 @@ impl WorldOptions {
     /// Replicas load slowly: this many microseconds for each key. It makes the phase long enough to break something in it.
     #[must_use]
     pub fn slow_to_load(mut self, key_micros: u32) -> WorldOptions {
-        let slow = |options: ServerOptions| options.with("key-load-delay", key_micros.to_string());
+        // By default a loading server looks at its clients after every 2 MB only. With a delay for each key that is too seldom.
+        let slow = |options: ServerOptions| {
+            options.with("key-load-delay", key_micros.to_string()).with("loading-process-events-interval-bytes", "1024")
+        };
         self.replicas = self.replicas.into_iter().map(|(binary, options)| (binary, slow(options))).collect();
         self
     }

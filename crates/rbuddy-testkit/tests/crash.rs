@@ -2,7 +2,7 @@
 //! a second full resync only where nothing complete was on disk yet. (Scenario 5.)
 
 use rbuddy_core::control::relay::SnapshotState;
-use rbuddy_core::control::status::{GroupStatus, Phase, RoleName};
+use rbuddy_core::control::status::{GroupStatus, Phase};
 use rbuddy_lab::{Data, Dataset, Link, Writer};
 use rbuddy_testkit::scenario::rdb_of;
 use rbuddy_testkit::{AllReaders, FAILOVER_WITHIN, SOON, World, WorldOptions};
@@ -121,15 +121,9 @@ async fn killed_while_readers_drain() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_while_the_old_active_is_being_retired() {
     let mut story = Story::begin().await;
-    story.until("the drain", |status| status.phase == Phase::Draining).await;
-    let status = story.world.status().await;
-    let old = story.world.number_of(RoleName::Draining, &status);
-    story.readers.have_moved(SOON).await;
-    // Retiring takes milliseconds. A server that nobody reads any more and that does not answer makes it last until it is thawed.
-    story.world.replicas[old].freeze().await.expect("freeze the old active");
+    // It takes a tenth of a second, several looks at the status.
     story.until("the old active to be retired", |status| status.phase == Phase::Retiring).await;
     story.kill_and_launch().await;
-    story.world.replicas[old].thaw().await.expect("thaw the old active");
     story.ends_well(1).await;
 }
 
