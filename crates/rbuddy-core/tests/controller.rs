@@ -118,6 +118,7 @@ fn a_cache_that_expired_during_the_outage_is_not_refused() {
     scene.run(Duration::from_secs(5));
     scene.replace_primary(0);
     scene.until(SOON, "B is promoted", |scene| scene.active() == [B]);
+    assert!(!scene.story.iter().any(|line| line.contains("refused")), "{}", scene.story.join("\n"));
 }
 
 #[test]

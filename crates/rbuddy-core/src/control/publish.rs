@@ -4,7 +4,7 @@ use super::assignment::{ActiveReplica, Assignment, DrainingReplica};
 use super::controller::Controller;
 use super::relay::{RelayOrders, SessionState, SnapshotState, UpstreamState};
 use super::state::{Reference, Role};
-use crate::info::Keyspace;
+use crate::info::{Keyspace, ServerInfo};
 use crate::replication::history::History;
 use crate::replication::psync::Permit;
 use crate::types::{DatasetId, NodeAddress, Offset, Position, Time};
@@ -123,7 +123,9 @@ impl Controller {
     pub(super) fn observe_reference(&mut self, now: Time) {
         let is_fed = self.world.relay.upstream.state == UpstreamState::Streaming;
         let active = self.fitting(now).into_iter().find(|replica| is_fed && self.world.is_streaming_live(replica));
-        let first_day = || self.serving(now).into_iter().find(|replica| self.world.info(replica).is_some_and(|info| info.is_link_up));
+        // On the first day it still follows the primary by itself. Behind the relay its own link says nothing about the primary.
+        let follows_primary = |info: &ServerInfo| info.is_link_up && info.master.as_ref() != Some(&self.policy.relay);
+        let first_day = || self.serving(now).into_iter().find(|replica| self.world.info(replica).is_some_and(follows_primary));
         let Some(info) = active.or_else(first_day).and_then(|replica| self.world.info(&replica).cloned()) else { return };
         let Some(position) = info.position() else { return };
         let primary = self.world.primary.info().filter(|primary| primary.replid == info.replid);

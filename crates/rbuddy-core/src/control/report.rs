@@ -66,7 +66,9 @@ impl Controller {
             return (Phase::NoActive, "the active replica does not answer; waiting whether it comes back".into());
         }
         if let Some(replica) = self.having(|role| matches!(role, Role::Draining)).first() {
-            return (Phase::Draining, format!("readers leave {replica}"));
+            let silence = self.world.sight(replica).and_then(|sight| sight.error.as_deref().filter(|_| !sight.is_answering()));
+            let then = silence.map_or(String::new(), |error| format!("; it does not answer ({error}) and is emptied when it does again"));
+            return (Phase::Draining, format!("readers leave {replica}{then}"));
         }
         if let Some(replica) = self.having(|role| matches!(role, Role::Emptying { .. })).first() {
             let error = self.last_error(replica).map(|error| format!(" (last attempt: {error})")).unwrap_or_default();
@@ -74,7 +76,7 @@ impl Controller {
         }
         let upstream = &self.world.relay.upstream;
         if upstream.state != UpstreamState::Streaming {
-            let why = upstream.last_error.as_deref().unwrap_or("connecting");
+            let Some(why) = upstream.last_error.as_deref() else { return (Phase::Starting, "connecting to the primary".into()) };
             return (Phase::Disconnected, format!("the primary is away ({why}); the actives serve what they have"));
         }
         (Phase::Normal, self.explain_normal())

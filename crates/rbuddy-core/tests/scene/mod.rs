@@ -371,6 +371,7 @@ impl Scene {
             if self.view.upstream.state != UpstreamState::Connecting {
                 self.view.upstream.state = UpstreamState::Connecting;
                 self.view.upstream.down_since = Some(self.now);
+                self.view.upstream.last_error = Some("the link is cut".into());
             }
             return;
         }
