@@ -91,9 +91,8 @@ struct Group {
 impl Group {
     async fn bind(settings: GroupSettings, state_dir: &Path, clock: Clock) -> Result<Group, AppError> {
         let name = settings.policy.group.clone();
-        let folder = state_dir.join(name.as_str());
-        let file = StateFile::in_folder(&folder)?;
-        let dir = state_folder(folder.join("relay"))?;
+        let file = StateFile::make_below(state_dir, &name)?;
+        let dir = state_folder(state_dir.join(name.as_str()).join("relay"))?;
         let config = RelayConfig {
             group: name.clone(),
             primary: settings.primary.clone(),

@@ -2,7 +2,7 @@
 
 use crate::settings::GroupSettings;
 use rbuddy_core::info::ServerInfo;
-use rbuddy_core::types::NodeAddress;
+use rbuddy_core::types::{NodeAddress, ReplId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A group: what is configured, and what its servers say.
@@ -12,6 +12,8 @@ pub(super) struct GroupFacts {
     pub(super) primary: Server,
     /// In the order of the configuration.
     pub(super) replicas: Vec<Server>,
+    /// Ids of the group's own histories, from the state file of an earlier run.
+    pub(super) own_ids: Vec<ReplId>,
 }
 
 /// A server, and what it said or why it said nothing.

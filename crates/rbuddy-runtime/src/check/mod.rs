@@ -17,8 +17,10 @@ mod judge;
 
 pub use finding::{Finding, Severity, Topic};
 
+use crate::control::StateFile;
 use crate::settings::{GroupSettings, Settings};
 use facts::GroupFacts;
+use rbuddy_core::types::ReplId;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -62,9 +64,15 @@ async fn look(settings: &Settings, depth: Depth) -> Vec<GroupFacts> {
     let facts_of = |(group_at, group): (usize, &GroupSettings)| {
         let mut servers = answers.range((group_at, 0)..(group_at + 1, 0)).map(|(_, server)| server.clone());
         let primary = servers.next().expect("each group has a primary, and each server was asked");
-        GroupFacts { settings: group.clone(), primary, replicas: servers.collect() }
+        GroupFacts { settings: group.clone(), primary, replicas: servers.collect(), own_ids: own_ids(settings, group) }
     };
     settings.groups.iter().enumerate().map(facts_of).collect()
+}
+
+/// From the state file, if there is one that can be read. `run` says what is wrong with one that cannot.
+fn own_ids(settings: &Settings, group: &GroupSettings) -> Vec<ReplId> {
+    let state = StateFile::below(&settings.state_dir, &group.policy.group).load(&group.policy.group);
+    state.ok().flatten().map(|state| state.ids.iter().map(|known| known.replid).collect()).unwrap_or_default()
 }
 
 /// For connecting and for each answer.

@@ -45,9 +45,15 @@ pub enum StateError {
 }
 
 impl StateFile {
-    /// The file in the group's folder, which is made if it is missing.
-    pub fn in_folder(folder: &Path) -> Result<StateFile, StateError> {
-        Ok(StateFile { path: state_folder(folder.to_owned())?.join("state.json") })
+    /// The group's file below `state_dir`. Nothing is made.
+    pub fn below(state_dir: &Path, group: &GroupName) -> StateFile {
+        StateFile { path: state_dir.join(group.as_str()).join("state.json") }
+    }
+
+    /// The same, and its folder is made if it is missing.
+    pub fn make_below(state_dir: &Path, group: &GroupName) -> Result<StateFile, StateError> {
+        state_folder(state_dir.join(group.as_str()))?;
+        Ok(StateFile::below(state_dir, group))
     }
 
     /// The state of the last run; `None` on the first.
@@ -129,7 +135,7 @@ mod tests {
     #[test]
     fn what_was_stored_is_loaded() {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = StateFile::in_folder(&folder.path().join("main")).expect("made");
+        let file = StateFile::make_below(folder.path(), &group()).expect("made");
         assert_eq!(file.load(&group()).expect("readable"), None);
         let mut state = DurableState::new(group());
         state.paused = true;
@@ -140,7 +146,7 @@ mod tests {
     #[test]
     fn a_broken_or_foreign_file_is_named_and_left_alone() {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = StateFile::in_folder(folder.path()).expect("made");
+        let file = StateFile::make_below(folder.path(), &group()).expect("made");
         for (text, word) in [("{\"format\":", "EOF"), ("{\"format\":99}", "99"), ("{}", "None")] {
             std::fs::write(&file.path, text).expect("written");
             let error = file.load(&group()).expect_err("not a state file").to_string();

@@ -2,7 +2,7 @@
 
 use super::super::facts::{GroupFacts, Server, ServerFacts};
 use super::super::finding::{Findings, Severity, Topic};
-use rbuddy_core::control::settings::StandbyMode;
+use rbuddy_core::control::settings::{FreezeMode, StandbyMode};
 use rbuddy_core::info::Role;
 use rbuddy_core::types::{Flavour, NodeAddress, ReplId, ServerVersion};
 
@@ -13,8 +13,9 @@ pub(super) fn judge(group: &GroupFacts, findings: &mut Findings<'_>) {
     primary_role(group, findings);
     for (address, facts) in group.known_replicas() {
         replica_role(group, address, facts, findings);
+        fence(group, address, facts, findings);
         if let Some(primary) = group.known_primary() {
-            data(address, facts, primary, findings);
+            data(group, address, facts, primary, findings);
         }
     }
     spare(group, findings);
@@ -113,7 +114,7 @@ fn replica_role(group: &GroupFacts, address: &NodeAddress, facts: &ServerFacts, 
 }
 
 /// Promise P3: what is not proven ours is not emptied.
-fn data(address: &NodeAddress, replica: &ServerFacts, primary: &ServerFacts, findings: &mut Findings<'_>) {
+fn data(group: &GroupFacts, address: &NodeAddress, replica: &ServerFacts, primary: &ServerFacts, findings: &mut Findings<'_>) {
     if replica.info.is_empty() {
         findings.ok(address, Topic::Data, "is empty: rbuddy may fill it");
         return;
@@ -122,6 +123,11 @@ fn data(address: &NodeAddress, replica: &ServerFacts, primary: &ServerFacts, fin
     let is_of_primary = |id: Option<ReplId>| id.is_some_and(|id| ids.contains(&id));
     if is_of_primary(replica.info.replid) {
         findings.ok(address, Topic::Data, format!("holds {} keys of the primary's history", replica.info.keyspace.keys));
+        return;
+    }
+    let is_own = |id: Option<ReplId>| id.is_some_and(|id| group.own_ids.contains(&id));
+    if is_own(replica.info.replid) || is_own(replica.info.replid2) {
+        findings.ok(address, Topic::Data, format!("holds {} keys of the group's earlier history", replica.info.keyspace.keys));
         return;
     }
     if is_of_primary(replica.info.replid2) {
@@ -150,6 +156,15 @@ fn spare(group: &GroupFacts, findings: &mut Findings<'_>) {
         let message = format!("all {full} replicas hold keys: on a first start all of them stay active and none is a standby");
         let remedy = "release one with `rbuddy adopt HOST:PORT` once rbuddy runs, or choose standby = \"warm\"";
         findings.about_group(Severity::Note, Topic::Data, message, remedy);
+    }
+}
+
+/// The fence of a detached replica must refuse writes of scripts too, which 7.0 was the first to do (protocol fact 6).
+fn fence(group: &GroupFacts, address: &NodeAddress, facts: &ServerFacts, findings: &mut Findings<'_>) {
+    let is_fenced = facts.info.version.is_none_or(|version| version.at_least(7, 0));
+    if group.settings.policy.freeze == FreezeMode::Detach && !is_fenced {
+        let remedy = "use freeze = \"hold\", or a server of 7.0 or newer";
+        findings.error(address, Topic::Version, "cannot be detached safely: before 7.0 scripts still write behind the fence", remedy);
     }
 }
 

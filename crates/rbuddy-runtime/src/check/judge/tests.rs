@@ -67,6 +67,7 @@ fn sound() -> GroupFacts {
             Server { address: NodeAddress::new("b", 3), facts: Ok(facts(&replica_info("03", &"bb".repeat(20), ""), FOR_REPLICAS)) },
         ],
         settings,
+        own_ids: Vec::new(),
     }
 }
 
@@ -100,6 +101,21 @@ fn replica(group: &mut GroupFacts, at: usize) -> &mut ServerFacts {
     group.replicas[at].facts.as_mut().expect("it answered")
 }
 
+fn detach_an_old_one(group: &mut GroupFacts) {
+    group.settings.policy.freeze = rbuddy_core::control::settings::FreezeMode::Detach;
+    replica(group, 0).info.version = "6.2.0".parse_redis();
+}
+
+#[test]
+fn data_of_an_earlier_history_of_the_group_is_known() {
+    let mut group = sound();
+    let earlier = "cc".repeat(20).parse().expect("an id");
+    replica(&mut group, 0).info.replid = Some(earlier);
+    assert_eq!(faults(&group).len(), 1, "it could be anybody's");
+    group.own_ids = vec![earlier];
+    assert_eq!(faults(&group), []);
+}
+
 #[test]
 fn a_sound_group_has_no_fault() {
     assert_eq!(faults(&sound()), []);
@@ -109,7 +125,7 @@ fn a_sound_group_has_no_fault() {
 fn each_fault_is_named_at_its_server() {
     use Severity::{Error, Note, Warning};
     type Change = fn(&mut GroupFacts);
-    let changes: [(Change, Severity, Option<&str>, Topic); 26] = [
+    let changes: [(Change, Severity, Option<&str>, Topic); 27] = [
         (|g| replica(g, 1).info.run_id = g.known_primary().and_then(|p| p.info.run_id), Error, Some("b:3"), Topic::Identity),
         (|g| replica(g, 1).info.run_id = replica(g, 0).info.run_id, Error, Some("b:3"), Topic::Identity),
         (|g| replica(g, 0).info.is_cluster = true, Error, Some("a:2"), Topic::Cluster),
@@ -118,6 +134,7 @@ fn each_fault_is_named_at_its_server() {
         (|g| replica(g, 0).info.is_sync_in_progress = true, Warning, Some("a:2"), Topic::Role),
         (|g| replica(g, 0).info.is_link_up = false, Note, Some("a:2"), Topic::Role),
         (|g| replica(g, 0).info.replid = Some("cc".repeat(20).parse().expect("an id")), Error, Some("a:2"), Topic::Data),
+        (|g| detach_an_old_one(g), Error, Some("a:2"), Topic::Version),
         (|g| replica(g, 0).info.version = "6.2.0".parse_redis(), Error, Some("a:2"), Topic::Version),
         (|g| _ = replica(g, 0).commands.insert("FLUSHALL", Access::Missing), Error, Some("a:2"), Topic::Commands),
         (|g| _ = replica(g, 0).commands.insert("REPLICAOF", Access::Denied), Error, Some("a:2"), Topic::Commands),
