@@ -1,9 +1,12 @@
-//! The main job: reads survive a full resync. (Scenarios 1, 2, 3.)
+//! The main job: reads survive a full resync. (Scenarios 1, 2, 3, and the same with
+//! `freeze = "detach"`, with `standby = "warm"`, and as a planned switch.)
 
+use rbuddy_core::control::status::{GroupStatus, Phase};
+use rbuddy_lab::Data;
 use rbuddy_testkit::scenario::{
-    cut_that_overruns_the_backlog_is_a_failover, primary_comes_back_with_another_history, short_cut_costs_nothing,
+    cut_that_overruns_the_backlog_is_a_failover, primary_comes_back_with_another_history, rdb_of, short_cut_costs_nothing,
 };
-use rbuddy_testkit::{World, WorldOptions};
+use rbuddy_testkit::{AllReaders, FAILOVER_WITHIN, Others, SOON, World, WorldOptions, cli};
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -20,4 +23,46 @@ async fn short_cut_is_noticed_by_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_beyond_the_backlog_are_a_failover_without_a_failed_read() {
     cut_that_overruns_the_backlog_is_a_failover(&World::start(WorldOptions::of(50_000)).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn detached_actives_serve_the_old_data_and_are_emptied_afterwards() {
+    let options = WorldOptions { extra: vec!["freeze = \"detach\"".to_owned()], ..WorldOptions::of(20_000) };
+    let mut world = World::start(options).await;
+    primary_comes_back_with_another_history(&mut world, Duration::from_secs(1)).await;
+    assert!(world.rbuddy.log().contains("told to leave its primary"), "it was detached, not held");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn warm_replicas_take_a_new_dataset_one_after_another() {
+    let options = WorldOptions { others: Others::TheDataset, extra: vec!["standby = \"warm\"".to_owned()], ..WorldOptions::of(20_000) };
+    let mut world = World::start(options).await;
+    let rdb = rdb_of(&world, &world.data.newer()).await;
+    let readers = AllReaders::start(&world).await;
+    readers.go_on(500, SOON).await;
+    world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
+    readers.have_read(world.data.version + 1, FAILOVER_WITHIN).await;
+    let both = |status: &GroupStatus| status.phase == Phase::Normal && status.active.len() == 2;
+    world.rbuddy.wait_for("both replicas to serve the new data", FAILOVER_WITHIN, both).await;
+    readers.noticed_nothing().await;
+    world.actives_equal_the_primary().await;
+    assert_eq!(world.primary.full_resyncs().await.expect("info"), 1, "one snapshot for both");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn planned_switch_under_writes_loses_no_position() {
+    let world = World::start(WorldOptions::of(20_000)).await;
+    let before = world.status().await;
+    let mut writer = world.writer();
+    let readers = AllReaders::start(&world).await;
+    readers.go_on(500, SOON).await;
+    let config = world.folder().join("rbuddy.toml").display().to_string();
+    let answer = cli(&["failover", "--config", &config]).await;
+    assert_eq!(answer.status, Some(0), "{}", answer.text);
+    world.at_rest_in(before.generation.0 + 1, FAILOVER_WITHIN).await;
+    readers.go_on(500, SOON).await;
+    readers.noticed_nothing().await;
+    writer.pause().await;
+    assert_ne!(world.status().await.active, before.active);
+    world.actives_equal_the_primary().await;
 }

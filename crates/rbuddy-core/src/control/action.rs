@@ -6,6 +6,7 @@ use super::state::DurableState;
 use super::status::OperationResult;
 use crate::types::{Generation, NodeAddress, RunId, Time};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What `poll_output` gives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -111,4 +112,18 @@ pub enum Outcome {
     Refused(String),
     /// Nobody knows: look at the world.
     Unknown(String),
+}
+
+/// What a server is told, for the story.
+impl fmt::Display for ServerCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reads = |on: &bool| if *on { "answer reads" } else { "answer no reads" };
+        match self {
+            ServerCommand::Follow { serve_stale } => write!(f, "follow the relay, and {} while the link is down", reads(serve_stale)),
+            ServerCommand::ServeStale(on) => write!(f, "{} while the link is down", reads(on)),
+            ServerCommand::Detach => write!(f, "leave its primary and take no writes"),
+            ServerCommand::DisconnectClients => write!(f, "close its clients' connections"),
+            ServerCommand::Empty { .. } => write!(f, "drop all it holds and wait behind the relay"),
+        }
+    }
 }

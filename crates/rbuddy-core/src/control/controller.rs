@@ -328,7 +328,7 @@ impl Controller {
         let is_first = retry.error != error;
         retry.error.clone_from(&error);
         if is_first {
-            self.story(StoryLevel::Warn, Some(&replica), format!("{command:?} failed: {error}"));
+            self.story(StoryLevel::Warn, Some(&replica), format!("could not be told to {command}: {error}"));
         }
     }
 

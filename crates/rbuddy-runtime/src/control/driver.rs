@@ -242,6 +242,7 @@ impl Driver {
     }
 
     fn send(&self, id: ActionId, replica: NodeAddress, command: ServerCommand) {
+        info!(group = %self.config.settings.policy.group, %replica, "told to {command}");
         let executor = self.executors.get(&replica).cloned();
         let events = self.events.0.clone();
         self.tasks.spawn(async move {

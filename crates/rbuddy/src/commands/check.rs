@@ -15,7 +15,7 @@ pub(crate) struct CheckArgs {
     /// The configuration
     #[arg(long, short, value_name = "FILE")]
     config: PathBuf,
-    /// Everything as JSON on stdout: {"config": [lines], "findings": [objects]}
+    /// Everything as JSON on stdout: an object with `config` (lines) and `findings` (objects)
     #[arg(long)]
     json: bool,
 }
