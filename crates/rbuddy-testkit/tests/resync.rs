@@ -36,13 +36,14 @@ async fn detached_actives_serve_the_old_data_and_are_emptied_afterwards() {
 #[tokio::test(flavor = "multi_thread")]
 async fn warm_replicas_take_a_new_dataset_one_after_another() {
     let options = WorldOptions { others: Others::TheDataset, extra: vec!["standby = \"warm\"".to_owned()], ..WorldOptions::of(20_000) };
-    let mut world = World::start(options).await;
+    let both = |status: &GroupStatus| status.phase == Phase::Normal && status.active.len() == 2;
+    let mut world = World::start_unsettled(options).await;
+    world.rbuddy.wait_for("both replicas to serve", SOON, both).await;
     let rdb = rdb_of(&world, &world.data.newer()).await;
     let readers = AllReaders::start(&world).await;
     readers.go_on(500, SOON).await;
     world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
     readers.have_read(world.data.version + 1, FAILOVER_WITHIN).await;
-    let both = |status: &GroupStatus| status.phase == Phase::Normal && status.active.len() == 2;
     world.rbuddy.wait_for("both replicas to serve the new data", FAILOVER_WITHIN, both).await;
     readers.noticed_nothing().await;
     world.actives_equal_the_primary().await;

@@ -3,6 +3,7 @@
 use super::action::StoryLevel;
 use super::controller::Controller;
 use super::relay::{SessionState, SnapshotState, UpstreamState};
+use super::settings::StandbyMode;
 use super::state::Role;
 use super::status::{GroupStatus, Phase, PrimaryStatus, ReplicaStatus, RoleName};
 use crate::info::ServerInfo;
@@ -97,7 +98,10 @@ impl Controller {
         let actives = self.having(|role| matches!(role, Role::Active)).len();
         let standbys = self.having(|role| matches!(role, Role::Standby)).len();
         let mut text = format!("{actives} active, {standbys} standby");
-        if standbys == 0 {
+        let takes_turns = self.policy.standby == StandbyMode::Warm && actives > 1;
+        if takes_turns {
+            text.push_str("; one after another takes a new dataset");
+        } else if standbys == 0 {
             let advice = if actives > 1 { "`rbuddy adopt` one of the actives as standby" } else { "add a standby" };
             let _ = write!(text, "; nothing could take over after a full resync: {advice}");
         }

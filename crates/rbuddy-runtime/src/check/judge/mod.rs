@@ -2,7 +2,7 @@
 //!
 //! | where | what |
 //! | --- | --- |
-//! | [`identity`] | what makes `run` refuse: who is who, cluster mode |
+//! | [`mod@identity`] | what makes `run` refuse: who is who, cluster mode |
 //! | [`roles`] | reachable, whom it follows, whose keys it holds, what it can load |
 //! | [`orders`] | what our login may do, `masterauth`, how a replica behaves while held |
 //! | [`upkeep`] | restarts, memory, backlog, drift, Sentinels |
