@@ -5,6 +5,7 @@
 mod scene;
 
 use rbuddy_core::control::action::ServerCommand;
+use rbuddy_core::control::relay::UpstreamState;
 use rbuddy_core::control::settings::FreezeMode;
 use rbuddy_core::control::status::{Operation, Phase, RoleName};
 use rbuddy_core::replication::psync::Permit;
@@ -351,4 +352,22 @@ fn readers_of_a_dead_active_find_at_the_other_one_all_that_it_was_sent() {
     assert!(floor >= sent_to_a, "A was sent {sent_to_a}, B must have {floor}");
     scene.run(Duration::from_secs(1));
     assert_eq!(scene.assignment.as_ref().unwrap().actives[0].offset_at_least.get(), floor, "the floor stands still");
+}
+
+#[test]
+fn a_primary_restored_from_an_image_does_not_feed_the_active_other_bytes() {
+    let mut scene = normal();
+    scene.run(Duration::from_secs(3));
+    let served = scene.replicas[&address(A)].offset;
+    // Same id, less of it: the bytes that follow are not those that A has.
+    scene.primary.offset = served - 200;
+    scene.primary.keys = 90_000;
+    scene.view.upstream.state = UpstreamState::Connecting;
+    let end = scene.now.after(SOON);
+    while scene.active() != [B] {
+        scene.step();
+        assert!(!scene.replicas[&address(A)].link_up || scene.sync_full == 0, "A was fed: {}", scene.story.join("\n"));
+        assert!(scene.now < end, "{}", scene.story.join("\n"));
+    }
+    scene.until(SOON, "A is the standby", is_normal);
 }

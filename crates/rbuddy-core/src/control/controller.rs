@@ -72,6 +72,9 @@ pub struct Controller {
     pub(super) floors: BTreeMap<NodeAddress, Position>,
     /// The next snapshot request goes out then at the earliest.
     pub(super) snapshot_not_before: Option<Time>,
+    /// The last request whose end was taken notice of, and how many failed in a row.
+    pub(super) snapshot_answered: Option<u64>,
+    pub(super) snapshot_failures: u32,
 
     pub(super) phase: Phase,
     pub(super) explanation: String,
@@ -162,6 +165,8 @@ impl Controller {
             served,
             floors: BTreeMap::new(),
             snapshot_not_before: None,
+            snapshot_answered: None,
+            snapshot_failures: 0,
             phase: Phase::Starting,
             explanation: String::new(),
             alarm: None,

@@ -40,7 +40,10 @@ impl Controller {
                 | Phase::Retiring
                 | Phase::Paused => StoryLevel::Info,
             };
-            self.story(level, None, format!("{phase}: {explanation}"));
+            // A refusal was told when it was decided.
+            if phase != Phase::Refused {
+                self.story(level, None, format!("{phase}: {explanation}"));
+            }
         }
         (self.phase, self.explanation) = (phase, explanation);
     }

@@ -153,19 +153,34 @@ impl Controller {
             Some((SnapshotState::Receiving | SnapshotState::Failed(_), _)) => return None,
             None => {}
         }
+        self.count_failed_request(now);
         let is_streaming = self.world.relay.upstream.state == UpstreamState::Streaming;
         let is_asked = self.snapshot_request.is_some_and(|number| Some(number) > self.world.relay.snapshot_request_done);
         let is_early = self.snapshot_not_before.is_some_and(|at| now < at);
         if is_streaming && !is_asked && !is_early {
             let number = self.snapshot_request.unwrap_or(0) + 1;
-            if let Some(error) = self.world.relay.snapshot_request_error.clone() {
-                self.story(StoryLevel::Warn, None, format!("the last snapshot failed: {error}"));
-            }
             self.story(StoryLevel::Info, None, "asking the primary for a fresh snapshot over a second connection".into());
             self.snapshot_request = Some(number);
-            self.snapshot_not_before = Some(now.after(SNAPSHOT_RETRY));
         }
         None
+    }
+
+    /// Each request costs the primary a fork, so the next one waits after a failure, and longer after each.
+    fn count_failed_request(&mut self, now: Time) {
+        let done = self.world.relay.snapshot_request_done;
+        if done.is_none() || done == self.snapshot_answered || done != self.snapshot_request {
+            return;
+        }
+        self.snapshot_answered = done;
+        match self.world.relay.snapshot_request_error.clone() {
+            None => self.snapshot_failures = 0,
+            Some(error) => {
+                let wait = SNAPSHOT_RETRY.saturating_mul(1 << self.snapshot_failures.min(5));
+                self.snapshot_failures += 1;
+                self.snapshot_not_before = Some(now.after(wait));
+                self.story(StoryLevel::Warn, None, format!("no fresh snapshot, tried again in {wait:?}: {error}"));
+            }
+        }
     }
 
     /// Before a standby gets it: what does the primary itself say that it holds? This keeps an empty dataset away from the standby, which would
@@ -227,5 +242,5 @@ const LOADING_SILENCE: Duration = Duration::from_secs(120);
 const SEED_ATTEMPTS: u32 = 3;
 /// Wait before a seed is tried again, times the number of attempts.
 const SEED_RETRY: Duration = Duration::from_secs(2);
-/// Between two requests for a fresh snapshot: each costs the primary a fork.
+/// Between a failed request for a fresh snapshot and the next; doubled up to 32 times as much.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(10);

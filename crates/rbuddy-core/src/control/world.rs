@@ -4,7 +4,7 @@
 use super::event::{Probe, ProbeResult};
 use super::relay::{RelayView, SessionState, SessionView};
 use crate::info::{Role as ServerRole, ServerInfo};
-use crate::replication::history::{History, Standing};
+use crate::replication::history::{self, History, Standing};
 use crate::types::{NodeAddress, Position, RunId, Time};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -140,7 +140,13 @@ impl World {
         if self.info(replica).is_some_and(|info| info.role == Some(ServerRole::Master)) {
             return false;
         }
-        self.position(replica).is_some_and(|position| stands_on(live, position))
+        let Some(position) = self.position(replica).filter(|position| stands_on(live, *position)) else { return false };
+        let seeded = self.session(replica).and_then(|session| match session.state {
+            SessionState::Streaming { seeded, .. } => seeded,
+            SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
+        });
+        let is_ambiguous = || self.relay.histories.iter().any(|ended| !ended.live && history::is_ambiguous(live, ended, position));
+        seeded.is_some_and(|dataset| stands_on(live, dataset.0)) || !is_ambiguous()
     }
 
     /// It follows the live history through the relay.

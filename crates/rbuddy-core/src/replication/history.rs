@@ -122,6 +122,14 @@ impl History {
     }
 }
 
+/// Whether `position` may be of `ended` as well as of `live`, which are not the same bytes there: the primary began again, under the same id, below
+/// what `ended` has (somebody restored an image of the machine). Only what was seeded with `live` is of `live` then.
+pub fn is_ambiguous(live: &History, ended: &History, position: Position) -> bool {
+    let names = |history: &History| history.ids.iter().any(|id| id.replid == position.replid);
+    let start = live.dataset.map(|dataset| dataset.0.offset);
+    names(live) && names(ended) && start.is_some_and(|start| position.offset > start && position.offset <= ended.end)
+}
+
 /// How many ids of one history are remembered. Each costs a line in the state file; a replica that slept through this many changes of the id takes
 /// a full resync.
 const IDS_MAX: usize = 32;

@@ -3,7 +3,7 @@
 //! The relay differs from a primary in one point: where a primary would start a full resync, the relay asks its [`Permit`] first and
 //! keeps the replica waiting (newlines) if there is none. No replica ever loses its dataset by asking.
 
-use super::history::{History, Standing};
+use super::history::{self, History, Standing};
 use crate::types::{DatasetId, NextByte, Offset, Position, ReplId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -131,7 +131,10 @@ pub fn decide(asked: Asked, permit: Permit, histories: &[History], snapshot: Opt
     };
     // The live history first: a replica at the end of a finished one may be covered by the live one too, after a release.
     let only_live = matches!(permit, Permit::Seed(_));
-    let candidates = live.into_iter().chain((0..histories.len()).filter(|index| Some(*index) != live && !only_live));
+    let is_ambiguous =
+        |live: &usize| histories.iter().any(|ended| !ended.live && history::is_ambiguous(&histories[*live], ended, position));
+    let first = live.filter(|live| only_live || !is_ambiguous(live));
+    let candidates = first.into_iter().chain((0..histories.len()).filter(|index| Some(*index) != live && !only_live));
     let mut refusal = FullResyncReason::UnknownHistory { asked: position.replid };
     for index in candidates {
         let history = &histories[index];
@@ -245,6 +248,19 @@ mod tests {
                 assert!(!matches!(verdict, Verdict::Continue { .. }), "{permit:?} {snapshot:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_primary_that_began_again_below_under_the_same_id_gives_nobody_the_wrong_bytes() {
+        let mut live = history('a', 60, 130, true);
+        live.dataset = Some(DatasetId(at('a', 60)));
+        let histories = [history('a', 0, 100, false), live];
+        let keep = |asked| decide(asked, Permit::Keep, &histories, None);
+        assert!(matches!(keep(from('a', 101)), Verdict::Hold(HoldReason::EndOfHistory { .. })), "it has the other bytes 61 to 100");
+        assert!(matches!(keep(from('a', 81)), Verdict::Continue { history: 0, .. }));
+        assert!(matches!(keep(from('a', 121)), Verdict::Continue { history: 1, .. }), "nothing else ever had byte 120");
+        let seed = |asked| decide(asked, Permit::Seed(DatasetId(at('a', 60))), &histories, None);
+        assert!(matches!(seed(from('a', 81)), Verdict::Continue { history: 1, .. }), "one that was seeded with it");
     }
 
     #[test]
