@@ -96,6 +96,9 @@ impl AdminConnection {
             Err(_) => return Err(unreachable(format!("no answer within {timeout:?}"))),
         };
         stream.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
+        // When we give up on a connection, or die, what the kernel has not delivered yet must die with it: an order that arrives minutes later
+        // could empty a replica that serves by then.
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).map_err(|error| unreachable(error.to_string()))?;
         // RESP2 and no CLIENT SETINFO: the library then sends nothing of its own, which also old servers and strict ACLs bear.
         let nothing_of_its_own = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         // Deadlines are ours: the library's default of half a second would cut an order short.

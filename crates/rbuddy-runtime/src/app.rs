@@ -106,7 +106,7 @@ impl Group {
         let reader = match settings.reader.clone() {
             None => None,
             Some(reader) => {
-                let config = ReaderConfig { group: name.clone(), settings: reader, replicas: settings.replicas.clone() };
+                let config = ReaderConfig { group: name.clone(), clock, settings: reader, replicas: settings.replicas.clone() };
                 Some(reader::bind(config).await.map_err(|source| AppError::Reader { group: name.clone(), source })?)
             }
         };

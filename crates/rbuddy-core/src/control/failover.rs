@@ -120,6 +120,13 @@ impl Controller {
         (self.seed, self.planned, self.refusal, self.short_since) = (None, None, None, None);
     }
 
+    /// Readers of `old` have to leave it, though nobody was promoted: those who follow by webhook hear of one that serves on.
+    pub(super) fn tell_leavers(&mut self, now: Time, old: NodeAddress, serves_on: Option<NodeAddress>) {
+        if let Some(new) = serves_on {
+            self.notify(now, NotificationEvent::Failover, Some(old), new);
+        }
+    }
+
     /// Puts a notification into the outbox, in the same write as the roles that it tells of.
     pub(super) fn notify(&mut self, now: Time, event: NotificationEvent, old: Option<NodeAddress>, new: NodeAddress) {
         if self.policy.notify.is_empty() {

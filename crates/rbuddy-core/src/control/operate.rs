@@ -68,13 +68,15 @@ impl Controller {
             Role::Active => {
                 // Readers never go back to an older dataset (P10).
                 let as_good = if self.world.fits_live(replica) { self.fitting(now) } else { self.serving(now) };
-                if as_good.iter().all(|other| other == replica) {
+                let other = as_good.iter().find(|other| *other != replica).cloned();
+                if other.is_none() {
                     return Err(format!("{replica} is the only replica that serves: nothing else could take its readers"));
                 }
                 self.state.generation = self.state.generation.next();
                 let drain = self.policy.drain;
                 self.set_role(replica, Role::Draining, &format!("adopted as standby; readers have {drain:?} to leave"));
                 self.drain_until.insert(replica.clone(), now.after(drain));
+                self.tell_leavers(now, replica.clone(), other);
                 Ok(format!("adopted {replica}: readers have {drain:?} to leave, then it is emptied and becomes a standby"))
             }
         }

@@ -46,7 +46,10 @@ impl Controller {
             Role::Standby => match &self.seed {
                 // While a guard rejects the dataset the standby is held, so that it does not answer reads with it.
                 _ if self.refusal.is_some() => Permit::Hold,
-                Some(seed) if seed.replica == *replica && now >= seed.not_before => Permit::Seed(seed.dataset),
+                // A pause begins nothing; what has begun to load cannot be called back.
+                Some(seed) if seed.replica == *replica && now >= seed.not_before && (!self.state.paused || seed.has_begun) => {
+                    Permit::Seed(seed.dataset)
+                }
                 // One that follows the live history already goes on; it was seeded before a restart of rbuddy, or is an additional standby.
                 Some(_) | None if self.is_short(now) && self.world.fits_live(replica) => Permit::Keep,
                 Some(_) | None => Permit::Hold,
@@ -101,7 +104,8 @@ impl Controller {
 
     /// How far each active was fed: what its readers may have seen (P10).
     pub(super) fn observe_served(&mut self) {
-        for replica in self.having(|role| matches!(role, Role::Active)) {
+        // One that readers leave follows on, and those that are still there see more.
+        for replica in self.having(|role| matches!(role, Role::Active | Role::Draining)) {
             let streaming = self.world.session(&replica).and_then(|session| match session.state {
                 SessionState::Streaming { replid, sent, .. } => Some(Position::new(replid, sent)),
                 SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,

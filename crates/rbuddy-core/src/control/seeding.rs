@@ -29,7 +29,9 @@ impl Controller {
                 self.state.generation = self.state.generation.next();
                 let drain = self.policy.drain;
                 self.set_role(&replica, Role::Draining, &format!("the first to get the new dataset; readers have {drain:?} to leave"));
-                self.drain_until.insert(replica, now.after(drain));
+                self.drain_until.insert(replica.clone(), now.after(drain));
+                let other = serving.iter().find(|other| **other != replica).cloned();
+                self.tell_leavers(now, replica, other);
             }
             Some(Err(reason)) => self.reject(now, dataset, &reason),
             // The others would have to wait for what it loads anyway.

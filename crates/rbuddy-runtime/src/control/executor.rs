@@ -6,6 +6,7 @@
 use crate::admin::{AdminConnection, AdminError};
 use crate::settings::Endpoint;
 use rbuddy_core::control::action::{Outcome, ServerCommand};
+use rbuddy_core::info::Role;
 use rbuddy_core::types::{NodeAddress, RunId};
 use redis::Value;
 use std::time::Duration;
@@ -82,6 +83,9 @@ impl Executor {
         if info.run_id != Some(run_id) {
             return Err(refused(server, format!("its run id is {:?}, the intent names {run_id}", info.run_id)));
         }
+        if (info.role == Some(Role::Master)) != detached {
+            return Err(refused(server, "its role has changed since this was decided".to_owned()));
+        }
         let client = server.client_id().await?;
         let has_functions = info.version.is_some_and(|version| version.at_least(7, 0));
         let port = self.relay.port.to_string();
@@ -141,6 +145,11 @@ async fn rewrite(server: &AdminConnection) -> Result<(), AdminError> {
 /// The fence first: it has no effect on a replica, and holds from the first moment as its own master. 7.0 and newer also refuse writes of
 /// scripts then (protocol fact 6).
 async fn detach(server: &AdminConnection) -> Result<(), AdminError> {
+    if server.info().await?.connected_replicas > 0 {
+        return Err(refused(server, "it has replicas of its own, so the fence would let writes through".to_owned()));
+    }
+    // With a lag of 0 servers do not count replicas at all.
+    server.command(&["CONFIG", "SET", "min-replicas-max-lag", "10"]).await?;
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await?;
     server.command(&["REPLICAOF", "NO", "ONE"]).await.map(drop)
 }

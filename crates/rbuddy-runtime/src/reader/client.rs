@@ -5,13 +5,14 @@ use super::acquire::{NoServer, acquire, changed};
 use super::backend::Backend;
 use super::counters::ClientCount;
 use super::pump::{Intent, Pump, Wake};
+use crate::clock::Clock;
 use rbuddy_core::control::assignment::Assignment;
 use rbuddy_core::reader::dialogue::Loss;
 use rbuddy_core::reader::standing::{Standing, standing};
 use rbuddy_core::reader::trail::Trail;
 use rbuddy_core::types::Time;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -89,7 +90,7 @@ impl Client {
                 Next::GoOn
             }
             Standing::Draining { until } => {
-                self.leave_until = Some(instant_of(until));
+                self.leave_until = Some(instant_of(self.shared.clock, until));
                 Next::GoOn
             }
             Standing::Gone => self.lose("it is no active any more"),
@@ -211,11 +212,9 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// The drain's end on this machine's monotonic clock. The driver's time is the wall clock's, as it was when it started.
-fn instant_of(time: Time) -> Instant {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = Time::from_unix_ms(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
-    Instant::now() + time.since(now)
+/// The drain's end on tokio's clock. It was given by the clock that the controller has too, so setting the wall clock moves neither.
+fn instant_of(clock: Clock, time: Time) -> Instant {
+    Instant::now() + time.since(clock.now())
 }
 
 const BACKWARDS: &str = "this connection has read a newer dataset than the one served now; connect again to read the older one";

@@ -22,6 +22,7 @@ mod client;
 mod counters;
 mod pump;
 
+use crate::clock::Clock;
 use crate::settings::{Endpoint, ReaderSettings};
 use check::Checks;
 use client::Client;
@@ -46,6 +47,8 @@ use tracing::{Instrument, debug, info, info_span, warn};
 pub struct ReaderConfig {
     /// Its group.
     pub group: GroupName,
+    /// The clock by which the assignment says until when readers may stay.
+    pub clock: Clock,
     /// Where to listen, how many clients, how long a park.
     pub settings: ReaderSettings,
     /// Credentials for the checks. Clients bring their own.
@@ -79,6 +82,7 @@ pub struct Reader {
 #[derive(Debug)]
 struct Shared {
     group: GroupName,
+    clock: Clock,
     settings: ReaderSettings,
     replicas: BTreeMap<NodeAddress, Endpoint>,
     checks: Checks,
@@ -94,6 +98,7 @@ pub async fn bind(config: ReaderConfig) -> Result<Reader, ReaderError> {
     let tasks = TaskTracker::new();
     let shared = Arc::new(Shared {
         group: config.group,
+        clock: config.clock,
         settings: config.settings,
         replicas: config.replicas.into_iter().map(|replica| (replica.address.clone(), replica)).collect(),
         checks: Checks::new(tasks.clone()),

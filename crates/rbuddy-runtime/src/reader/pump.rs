@@ -277,7 +277,8 @@ impl Pump {
         if line.starts_with('-') {
             self.counters.add_error();
         }
-        self.to_client.extend_from_slice(line.as_bytes());
+        // A line break inside would be one reply more than was asked for.
+        self.to_client.extend(line.bytes().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
         self.to_client.extend_from_slice(b"\r\n");
         self.framed = self.to_client.len();
         self.deliverable = self.framed;

@@ -18,7 +18,7 @@ pub(super) async fn keep(hub: Arc<Hub>, mut orders: watch::Receiver<RelayOrders>
             (orders.discard_snapshot, orders.discard_ended.clone())
         };
         let is_discarded = |dataset| Some(dataset) == discard_snapshot;
-        let removes_spool = {
+        let removed = {
             let mut inner = hub.lock();
             if inner.discard_ended != discard_ended {
                 inner.discard_ended = discard_ended;
@@ -28,10 +28,10 @@ pub(super) async fn keep(hub: Arc<Hub>, mut orders: watch::Receiver<RelayOrders>
             if inner.arrival.take_if(|arrival| arrival.failed.is_some() && is_discarded(arrival.dataset)).is_some() {
                 hub.changed.notify_one();
             }
-            inner.spool.as_ref().is_some_and(|(_, spool)| is_discarded(spool.dataset))
+            inner.spool.as_ref().map(|(_, spool)| spool.dataset).filter(|dataset| is_discarded(*dataset))
         };
-        if removes_spool {
-            spool::remove(&hub).await;
+        if let Some(dataset) = removed {
+            spool::remove(&hub, dataset).await;
         }
         let changed = tokio::select! {
             changed = orders.changed() => changed,

@@ -35,14 +35,14 @@ pub(super) struct Snapshotter {
     not_before: Instant,
     /// A request that waits for the stream, and how many full resyncs there had been when it came: if one happens meanwhile, its snapshot is the answer.
     waiting: Option<(u64, u64)>,
-    /// A wanted snapshot was lost and no attempt to replace it has worked yet.
-    is_lost: bool,
+    /// A snapshot that was lost, for as long as no attempt to replace it has worked and nobody has said that it is of no use.
+    lost: Option<DatasetId>,
 }
 
 impl Snapshotter {
     pub(super) fn new(hub: Arc<Hub>, orders: watch::Receiver<RelayOrders>) -> Snapshotter {
         let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-        Snapshotter { hub, orders, backoff, not_before: Instant::now(), waiting: None, is_lost: false }
+        Snapshotter { hub, orders, backoff, not_before: Instant::now(), waiting: None, lost: None }
     }
 
     /// Runs until cancelled.
@@ -75,14 +75,18 @@ impl Snapshotter {
             let orders = self.orders.borrow_and_update();
             (orders.snapshot_request, orders.discard_snapshot)
         };
-        let (done, state, full_resyncs, is_lost, wanted) = {
+        let (done, state, full_resyncs) = {
             let inner = self.hub.lock();
-            let has_failed = inner.arrival.as_ref().is_some_and(|arrival| arrival.failed.is_some());
-            let is_lost = has_failed || (self.is_lost && inner.spool.is_none());
-            let wanted = inner.arrival.as_ref().is_none_or(|arrival| Some(arrival.dataset) != discarded);
-            (inner.request_done, inner.upstream.state, inner.upstream.full_resyncs, is_lost, wanted)
+            if let Some(arrival) = inner.arrival.as_ref().filter(|arrival| arrival.failed.is_some()) {
+                self.lost = Some(arrival.dataset);
+            } else if inner.spool.is_some() {
+                self.lost = None;
+            }
+            (inner.request_done, inner.upstream.state, inner.upstream.full_resyncs)
         };
-        self.is_lost = is_lost;
+        // Each attempt costs the primary a fork: none for a snapshot that nobody wants any more.
+        self.lost = self.lost.filter(|lost| Some(*lost) != discarded);
+        let is_lost = self.lost.is_some();
         match request.filter(|request| done.is_none_or(|done| *request > done)) {
             Some(request) => {
                 let (_, before) = *self.waiting.get_or_insert((request, full_resyncs));
@@ -96,7 +100,7 @@ impl Snapshotter {
                 }
                 Some(Reason::Asked(request))
             }
-            None if is_lost && wanted && state == UpstreamState::Streaming && Instant::now() >= self.not_before => Some(Reason::Lost),
+            None if is_lost && state == UpstreamState::Streaming && Instant::now() >= self.not_before => Some(Reason::Lost),
             None => None,
         }
     }

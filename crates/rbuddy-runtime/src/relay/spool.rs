@@ -10,6 +10,7 @@ use super::state::{SNAPSHOT_PREFIX, STREAM_PREFIX, new_name};
 use super::stream_writer;
 use super::stretch::StretchKey;
 use bytes::{Buf, Bytes};
+use rbuddy_core::replication::history::Standing;
 use rbuddy_core::replication::payload::PayloadReader;
 use rbuddy_core::replication::rdb::{RdbCheck, RdbFacts};
 use rbuddy_core::types::DatasetId;
@@ -182,10 +183,20 @@ pub(super) fn carry_on_stream(hub: &Arc<Hub>, key: StretchKey, file: &Arc<Stream
 /// Makes a received snapshot the one that is offered: on disk first, then for all to see.
 pub(super) async fn install(hub: &Hub, key: StretchKey, spool: Spool) -> Result<(), LinkError> {
     let spool = Arc::new(spool);
-    hub.save(Some((key, Arc::clone(&spool)))).await?;
+    let saving = hub.saving.lock().await;
+    // Before the write: should we be stopped in it, a file that is named must be there. One that is not is swept at the next start.
     spool.keep(true);
+    if let Err(error) = hub.write_state(&saving, Some((key, Arc::clone(&spool)))).await {
+        spool.keep(false);
+        return Err(error.into());
+    }
     let replaced = hub.update(|inner| {
         if inner.live().is_none_or(|live| live.key != key) {
+            return Err(LinkError::HistoryEnded);
+        }
+        // The id may have changed before the main connection had brought all that the snapshot has: then what follows is not its stream.
+        let standing = inner.stretch(key).map(|stretch| stretch.history.standing(spool.dataset.0));
+        if standing != Some(Standing::Covered) {
             return Err(LinkError::HistoryEnded);
         }
         if spool.stream.is_given_up() {
@@ -210,25 +221,23 @@ pub(super) async fn install(hub: &Hub, key: StretchKey, spool: Spool) -> Result<
         Err(error) => {
             spool.keep(false);
             let current = hub.lock().spool.clone();
-            hub.save(current).await?;
+            hub.write_state(&saving, current).await?;
             Err(error)
         }
     }
 }
 
-/// Gives up the snapshot that is offered, and its stream.
-pub(super) async fn remove(hub: &Hub) {
+/// Gives up the snapshot of this dataset, if it is the one that is offered. Sessions that still send it, or read the stream beside it, hold
+/// the files until they are through.
+pub(super) async fn remove(hub: &Hub, dataset: DatasetId) {
     let removed = hub.update(|inner| {
-        let (key, spool) = inner.spool.take()?;
+        let (_, spool) = inner.spool.take_if(|(_, spool)| spool.dataset == dataset)?;
         spool.keep(false);
-        if let Some(stretch) = inner.stretch_mut(key) {
-            stretch.detach(&spool.stream);
-        }
         Some(spool)
     });
     let Some(spool) = removed else { return };
     tracing::info!(group = %hub.config.group, dataset = %spool.dataset, "snapshot removed: it is not wanted any more");
-    if let Err(error) = hub.save(None).await {
+    if let Err(error) = hub.save().await {
         tracing::warn!(group = %hub.config.group, %error, "state of the relay not written");
     }
 }

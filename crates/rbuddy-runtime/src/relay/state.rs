@@ -103,9 +103,20 @@ fn sweep(dir: &Path, spool: Option<&Spool>) -> Result<(), FileError> {
 }
 
 impl Hub {
-    /// Writes `relay.json` with `spool` as the snapshot to go on from. Returns when it is on disk.
-    pub(super) async fn save(&self, spool: Option<(StretchKey, Arc<Spool>)>) -> Result<(), FileError> {
-        let _one_at_a_time = self.saving.lock().await;
+    /// Writes `relay.json` as things are now. Returns when it is on disk.
+    pub(super) async fn save(&self) -> Result<(), FileError> {
+        let saving = self.saving.lock().await;
+        let current = self.lock().spool.clone();
+        self.write_state(&saving, current).await
+    }
+
+    /// Writes `relay.json` with `spool` as the snapshot to go on from. Whoever changes which that is holds `saving` until it is true, or
+    /// another writer could bring the old one back.
+    pub(super) async fn write_state(
+        &self,
+        _saving: &tokio::sync::MutexGuard<'_, ()>,
+        spool: Option<(StretchKey, Arc<Spool>)>,
+    ) -> Result<(), FileError> {
         let saved = {
             let inner = self.lock();
             let live = inner.live().map(|stretch| stretch.history.clone());

@@ -38,6 +38,8 @@ impl<'a> Streaming<'a> {
     pub(super) fn new(session: &'a mut Session, begin: Begin) -> Streaming<'a> {
         // An ACK from before belongs to nothing.
         session.acked = None;
+        // While it was held or received the snapshot it had nothing to say.
+        session.heard = Instant::now();
         let seeded = begin.spool.as_ref().map(|spool| spool.dataset);
         let (sent, is_loading, taken_at) = (begin.from, seeded.is_some(), Instant::now());
         Streaming { session, begin, seeded, sent, pending: Bytes::new(), taken_at, is_loading, is_paused: false, drained_since: None }
@@ -58,6 +60,8 @@ impl<'a> Streaming<'a> {
                 // Marked as seen before it is read: what arrives in between wakes the wait below.
                 end.borrow_and_update();
                 self.fetch().await?;
+                // A pause that was ordered meanwhile counts for what was just read.
+                self.follow_orders()?;
             }
             let (has_bytes, wants_bytes) = (!self.pending.is_empty() && !self.is_paused, self.pending.is_empty() && !self.is_paused);
             let least = self.begin.from;
@@ -116,6 +120,7 @@ impl<'a> Streaming<'a> {
     fn heard_ack(&mut self) {
         let Some(acked_now) = self.session.acked else { return };
         if std::mem::take(&mut self.is_loading) {
+            self.taken_at = Instant::now();
             tracing::info!(group = %self.session.hub.config.group, replica = %self.session.address, acked = %acked_now, "replica follows");
             self.report();
         }
@@ -183,7 +188,8 @@ impl<'a> Streaming<'a> {
         if self.session.heard.elapsed() > patience {
             return Err(SessionOver::Silent(patience));
         }
-        if !self.pending.is_empty() && !self.is_paused && self.taken_at.elapsed() > patience {
+        // While it loads it reads nothing, and says by newlines that it lives.
+        if !self.pending.is_empty() && !self.is_paused && !self.is_loading && self.taken_at.elapsed() > patience {
             return Err(SessionOver::Stalled(patience));
         }
         Ok(())

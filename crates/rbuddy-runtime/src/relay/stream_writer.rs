@@ -87,7 +87,7 @@ async fn give_up(hub: &Hub, key: StretchKey, file: &Arc<StreamFile>, reason: Str
         true
     });
     hub.written.notify_one();
-    if was_current && let Err(error) = hub.save(None).await {
+    if was_current && let Err(error) = hub.save().await {
         tracing::warn!(group = %hub.config.group, %error, "state of the relay not written");
     }
 }

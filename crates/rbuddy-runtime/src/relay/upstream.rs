@@ -141,8 +141,7 @@ impl Upstream {
         let now_named = replid.unwrap_or(at.replid);
         if now_named != at.replid {
             info!(group = %hub.config.group, from = at.replid.short(), to = now_named.short(), offset = %at.offset, "the primary's history has a new id");
-            let spool = hub.lock().spool.clone();
-            if let Err(error) = hub.save(spool).await {
+            if let Err(error) = hub.save().await {
                 warn!(group = %hub.config.group, %error, "state of the relay not written");
             }
         }
@@ -280,7 +279,7 @@ async fn begin(hub: &Arc<Hub>, start: Start, found: Option<(Spool, History)>) {
     if let Some(history) = history {
         hub.update(|inner| inner.candidate = Some(inner.begin_history(history, backlog_bytes)));
     }
-    if let Err(error) = hub.save(None).await {
+    if let Err(error) = hub.save().await {
         warn!(group = %hub.config.group, %error, "state of the relay not written");
     }
 }

@@ -193,6 +193,7 @@ impl World {
     pub(crate) async fn with(servers: &[&Server], max_clients: usize, park: Duration) -> World {
         let config = ReaderConfig {
             group: "main".parse().expect("a name"),
+            clock: rbuddy_runtime::clock::Clock::start(),
             settings: ReaderSettings { listen: "127.0.0.1:0".to_owned(), max_clients, park },
             replicas: servers.iter().map(|server| server.endpoint()).collect(),
         };
