@@ -85,7 +85,9 @@ async fn a_held_replica_serves_its_old_data_for_longer_than_its_timeout_and_cont
     let (primary, replica) = (Server::start(&[]).await, Server::start(&["--repl-timeout", "2"]).await);
     primary.command(&["SET", "color", "blue"]).await;
     let dir = tempfile::tempdir().expect("a folder");
-    let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(Start::Fresh, &[(&replica, Permit::Auto)])).await;
+    let mut config = config(&primary, &[&replica], dir.path());
+    config.settings.replica_timeout = std::time::Duration::from_secs(3);
+    let mut relay = Relay::start(config, orders(Start::Fresh, &[(&replica, Permit::Auto)])).await;
     replica.follow(relay.port).await;
     replica.equals(&primary).await;
 
@@ -110,6 +112,9 @@ async fn a_held_replica_serves_its_old_data_for_longer_than_its_timeout_and_cont
     replica.equals(&primary).await;
     assert_eq!(replica.text(&["GET", "color"]).await, "red");
     assert_eq!((primary.info().await.sync_full, replica.info().await.sync_full), (Some(1), full_before));
+    let view = relay.view.borrow().clone();
+    let ended = view.ended.get(&replica.address());
+    assert!(ended.is_none_or(|end| end.at <= held_since), "a replica that was held is not silent when it is released: {ended:?}");
     relay.stop().await;
 }
 

@@ -8,8 +8,8 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 
 const KEYS: u64 = 20_000;
-/// How the log tells of the phase. (`Connection refused (os error 111)` is something else.)
-const REFUSED: &str = " refused: ";
+/// How the log tells of a refusal. (`Connection refused (os error 111)` is something else.)
+const REFUSED: &str = " refused, the old one stays served";
 
 /// The primary comes back with `data`; rbuddy must refuse it and say so. Gives the refused status.
 async fn refused_after_restart(world: &mut World, data: Option<Dataset>) -> GroupStatus {
