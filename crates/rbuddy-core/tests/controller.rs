@@ -6,7 +6,7 @@ mod scene;
 
 use rbuddy_core::control::action::ServerCommand;
 use rbuddy_core::control::relay::UpstreamState;
-use rbuddy_core::control::settings::FreezeMode;
+use rbuddy_core::control::settings::{FreezeMode, StandbyMode};
 use rbuddy_core::control::status::{Operation, Phase, RoleName};
 use rbuddy_core::replication::psync::Permit;
 use scene::{A, B, C, RELAY, Scene, address};
@@ -370,4 +370,24 @@ fn a_primary_restored_from_an_image_does_not_feed_the_active_other_bytes() {
         assert!(scene.now < end, "{}", scene.story.join("\n"));
     }
     scene.until(SOON, "A is the standby", is_normal);
+}
+
+#[test]
+fn warm_replicas_share_one_snapshot() {
+    let mut scene = Scene::with(&[A, B], |scene| {
+        scene.policy.standby = StandbyMode::Warm;
+        scene.follow_primary(A);
+        scene.follow_primary(B);
+    });
+    scene.until(SOON, "both serve", |scene| scene.active() == [A, B]);
+    scene.run(Duration::from_secs(1));
+    scene.replace_primary(100_000);
+    let new = scene.primary.replid;
+    let both_new = |scene: &Scene| scene.active() == [A, B] && scene.replicas.values().all(|replica| replica.replid == new);
+    let one_new = |scene: &Scene| scene.replicas.values().filter(|replica| replica.replid == new && replica.link_up).count() == 1;
+    scene.until(SOON, "one has the new dataset", one_new);
+    scene.until(SOON, "the other one is to get it", |scene| matches!(scene.permit(B), Some(Permit::Seed(_))));
+    assert!(scene.discarded.is_empty(), "the snapshot is still needed: {}", scene.story.join("\n"));
+    scene.until(SOON, "both serve the new dataset", both_new);
+    assert_eq!(scene.sync_full, 1, "{}", scene.story.join("\n"));
 }

@@ -36,7 +36,8 @@ impl Controller {
     /// Once enough replicas serve the live history, nobody needs its snapshot; one that leads into an older history is of no use at all.
     fn useless_snapshot(&self, now: Time) -> Option<DatasetId> {
         let snapshot = self.world.relay.snapshot.as_ref()?;
-        let is_wanted = self.short_since.is_some() || self.planned.is_some() || self.fitting(now).is_empty();
+        // Counted anew: right after a promotion more may still be wanted (`standby = "warm"`), and `short_since` knows only in the next pass.
+        let is_wanted = self.planned.is_some() || self.fitting(now).len() < self.desired_actives();
         (self.begin.is_some() && !is_wanted && snapshot.state != SnapshotState::Receiving).then_some(snapshot.dataset)
     }
 

@@ -76,6 +76,8 @@ pub struct Scene {
     /// What becomes of commands: carried out and told, or one of the doubtful ends.
     pub fate: Fate,
     pub sync_full: u32,
+    /// Every snapshot that was ordered away, even for a moment: the relay may have been quick.
+    pub discarded: Vec<DatasetId>,
     /// Keys, and keys with a TTL, of each snapshot.
     datasets: BTreeMap<DatasetId, (u64, u64)>,
     ids: u64,
@@ -132,6 +134,7 @@ impl Scene {
             primary_is_silent: false,
             fate: Fate::Told,
             sync_full: 0,
+            discarded: Vec::new(),
             datasets: BTreeMap::new(),
             ids: 1000,
             reply: None,
@@ -271,7 +274,10 @@ impl Scene {
             match action {
                 Action::Persist(state) => self.disk = Some(*state),
                 Action::Assign(assignment) => self.assignment = Some(assignment),
-                Action::Orders(orders) => self.orders = orders,
+                Action::Orders(orders) => {
+                    self.discarded.extend(orders.discard_snapshot);
+                    self.orders = orders;
+                }
                 Action::Outbox(_) => {}
                 Action::Reply { result, .. } => self.reply = Some(result),
                 Action::Story { level, replica, text } => {
