@@ -1,6 +1,7 @@
 //! The configuration as the runtime needs it: parsed, checked, every default filled in. Reading TOML and explaining
 //! mistakes is the binary's business.
 
+use rbuddy_core::control::relay::AckPolicy;
 use rbuddy_core::control::settings::GroupPolicy;
 use rbuddy_core::types::NodeAddress;
 use std::fmt;
@@ -73,12 +74,32 @@ pub struct RelaySettings {
     pub announce: NodeAddress,
     /// Bytes of stream kept in memory.
     pub backlog_bytes: u64,
+    /// Bytes of stream kept on disk, at the most, for replicas that need more than memory has.
+    pub backlog_disk_bytes: u64,
+    /// What the primary is told.
+    pub ack: AckPolicy,
     /// What replicas must say (their `masterauth`); `None`: the primary's credentials.
     pub auth: Option<Credentials>,
     /// A connection to the primary on which no byte arrives for this long is given up.
     pub upstream_timeout: Duration,
     /// A replica that is silent (no ACK, no newline) for this long is disconnected.
     pub replica_timeout: Duration,
+}
+
+impl RelaySettings {
+    /// All defaults (docs/configuration.md).
+    pub fn listening(listen: impl Into<String>, announce: NodeAddress) -> RelaySettings {
+        RelaySettings {
+            listen: listen.into(),
+            announce,
+            backlog_bytes: 64 << 20,
+            backlog_disk_bytes: 4 << 30,
+            ack: AckPolicy::default(),
+            auth: None,
+            upstream_timeout: Duration::from_secs(30),
+            replica_timeout: Duration::from_secs(60),
+        }
+    }
 }
 
 /// User and password.

@@ -3,7 +3,7 @@
 mod common;
 
 use common::Server;
-use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, StandbyMode};
+use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::types::NodeAddress;
 use rbuddy_runtime::admin::{AdminConnection, text};
 use rbuddy_runtime::check::{Finding, Severity, Topic, check, essential};
@@ -23,16 +23,10 @@ fn settings(primary: &Endpoint, replicas: &[Endpoint]) -> Settings {
         max_lag: MaxLag::default(),
         guard: Guard::default(),
         dead_after: Duration::from_secs(3),
+        snapshot_from: SnapshotFrom::Primary,
         notify: Vec::new(),
     };
-    let relay = RelaySettings {
-        listen: "127.0.0.1:1".to_owned(),
-        announce: policy.relay.clone(),
-        backlog_bytes: 64 << 20,
-        auth: None,
-        upstream_timeout: Duration::from_secs(30),
-        replica_timeout: Duration::from_secs(60),
-    };
+    let relay = RelaySettings::listening("127.0.0.1:1", policy.relay.clone());
     let group = GroupSettings { policy, primary: primary.clone(), replicas: replicas.to_vec(), relay, reader: None, notify: Vec::new() };
     Settings { state_dir: "/nonexistent".into(), api: ApiSettings { listen: "127.0.0.1:0".to_owned(), token: None }, groups: vec![group] }
 }

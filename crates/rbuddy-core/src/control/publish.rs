@@ -3,11 +3,12 @@
 use super::assignment::{ActiveReplica, Assignment, DrainingReplica};
 use super::controller::Controller;
 use super::relay::{RelayOrders, SessionState, SnapshotState, UpstreamState};
+use super::settings::SnapshotFrom;
 use super::state::{Reference, Role};
 use crate::info::{Keyspace, ServerInfo};
 use crate::replication::history::History;
 use crate::replication::psync::Permit;
-use crate::types::{DatasetId, NodeAddress, Offset, Position, Time};
+use crate::types::{DatasetId, NodeAddress, Offset, Position, ReplId, Time};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -24,13 +25,35 @@ impl Controller {
         let is_needed = leaving.iter().any(|replica| !self.world.fits_live(replica));
         RelayOrders {
             start: self.begin.clone(),
+            primary: None,
+            full_resync: self.permitted_full_resync(),
             permits,
             paused_streams,
             required: actives.iter().filter(|active| self.world.fits_live(active)).cloned().collect(),
+            versions: self
+                .policy
+                .replicas
+                .iter()
+                .filter_map(|replica| Some((replica.clone(), self.world.info(replica)?.version?)))
+                .collect(),
             snapshot_request: self.snapshot_request,
+            snapshot_source: self.snapshot_source(now),
             discard_snapshot: self.useless_snapshot(now),
             discard_ended: if is_needed { BTreeSet::new() } else { ended.map(History::end_position).collect() },
         }
+    }
+
+    /// A pause begins nothing. Otherwise what leads to the primary's data is wanted: what comes of it is judged before a replica gets it.
+    fn permitted_full_resync(&self) -> Option<ReplId> {
+        self.world.relay.upstream.full_resync_needed.filter(|_| !self.state.paused).map(|need| need.replid)
+    }
+
+    /// `snapshot_from = "replica"`: the primary forks only where no replica can in its place.
+    fn snapshot_source(&self, now: Time) -> Option<NodeAddress> {
+        if self.policy.snapshot_from == SnapshotFrom::Primary {
+            return None;
+        }
+        self.fitting(now).into_iter().find(|replica| self.world.is_streaming_live(replica))
     }
 
     /// Once enough replicas serve the live history, nobody needs its snapshot; one that leads into an older history is of no use at all.

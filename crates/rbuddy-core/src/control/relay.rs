@@ -3,6 +3,7 @@
 //! of either needs no replay.
 
 use crate::replication::history::{History, KnownId};
+use crate::replication::prospect::Gap;
 use crate::replication::psync::{FullResyncReason, HoldReason, Permit};
 use crate::types::{DatasetId, NodeAddress, Offset, Position, RdbVersion, ReplId, ServerVersion, Time};
 use serde::{Deserialize, Serialize};
@@ -13,14 +14,23 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct RelayOrders {
     /// How to begin with the primary. The relay dials nobody before this is given; later changes are ignored.
     pub start: Option<Start>,
+    /// Where the primary is now; `None`: where it was configured. A connection to another address is given up.
+    pub primary: Option<NodeAddress>,
+    /// The relay may ask the primary whose history this is for a full resync. It says by itself when it would have to
+    /// ([`UpstreamView::full_resync_needed`]), and waits for this word wherever the primary lets it look first.
+    pub full_resync: Option<ReplId>,
     /// What each replica may have. One that is not listed is refused (it is not of this group).
     pub permits: BTreeMap<NodeAddress, Permit>,
     /// Replicas whose stream stands still, though they stay attached: a planned switch stops the old active here.
     pub paused_streams: BTreeSet<NodeAddress>,
     /// Replicas whose ACKs count upstream (the actives).
     pub required: BTreeSet<NodeAddress>,
+    /// The replicas' versions as they told them to the controller: most do not tell the relay.
+    pub versions: BTreeMap<NodeAddress, ServerVersion>,
     /// Take a fresh snapshot of the primary over a second connection. Each new number is one request.
     pub snapshot_request: Option<u64>,
+    /// Take it from this replica, which follows the live history, in place of the primary.
+    pub snapshot_source: Option<NodeAddress>,
     /// This snapshot, and the stream kept beside it, is of no use any more. Named, so that an order that was given before the next snapshot began
     /// cannot remove that one.
     pub discard_snapshot: Option<DatasetId>,
@@ -51,6 +61,8 @@ pub struct RelayView {
     pub resumable: Option<(DatasetId, Position)>,
     /// The one connection up.
     pub upstream: UpstreamView,
+    /// A Sentinel told the relay to follow another primary.
+    pub told_to_follow: Option<ToldToFollow>,
     /// What is kept, the live one last.
     pub histories: Vec<History>,
     /// The snapshot on disk or on its way there.
@@ -82,8 +94,39 @@ pub struct UpstreamView {
     pub partial_resyncs: u64,
     /// The last `+FULLRESYNC`: what was asked and what was given.
     pub last_full_resync: Option<(Option<Position>, DatasetId)>,
+    /// Nothing but a full resync leads on, as far as the primary's INFO tells. The relay waits for [`RelayOrders::full_resync`].
+    pub full_resync_needed: Option<FullResyncNeed>,
     /// The last byte from the primary, ACKed or not, arrived then.
     pub last_byte_at: Option<Time>,
+}
+
+/// A full resync that the relay has not asked for yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FullResyncNeed {
+    /// The primary's history.
+    pub replid: ReplId,
+    /// Why nothing else is possible, with both sides' numbers.
+    pub gap: Gap,
+}
+
+/// `SLAVEOF host port`, as a Sentinel says it to a replica after a failover of the primary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToldToFollow {
+    /// The new primary.
+    pub address: NodeAddress,
+    /// Counts such words: the same address may be said twice.
+    pub number: u64,
+}
+
+/// What the relay tells the primary with its ACKs, and so what `WAIT` there means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum AckPolicy {
+    /// All required replicas have executed it.
+    #[default]
+    Replicated,
+    /// The relay has received it.
+    Received,
 }
 
 /// What the connection to the primary is doing.

@@ -29,6 +29,8 @@ pub struct GroupPolicy {
     pub guard: Guard,
     /// A replica that does not answer for this long is dead.
     pub dead_after: Duration,
+    /// `snapshot_from = "primary" | "replica"`.
+    pub snapshot_from: SnapshotFrom,
     /// Receivers of notifications, by URL.
     pub notify: Vec<String>,
 }
@@ -53,6 +55,17 @@ pub enum FreezeMode {
     Hold,
     /// `REPLICAOF NO ONE`, as the first tool did, with writes fenced off.
     Detach,
+}
+
+/// Who forks when a fresh snapshot of a history that is followed already is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum SnapshotFrom {
+    /// The primary.
+    #[default]
+    Primary,
+    /// An active replica that follows the same history; the primary, if there is none.
+    Replica,
 }
 
 /// How far a standby may lag behind the live history and still be promoted.

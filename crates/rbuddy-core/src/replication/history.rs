@@ -93,6 +93,19 @@ impl History {
         self.ids.truncate(IDS_MAX);
     }
 
+    /// The primary never had what lies behind `offset`: a promoted one has less than we got from the one before. Whoever has more of it stands past
+    /// the limit of every id that is known here.
+    pub fn cut_back(&mut self, offset: Offset) {
+        if offset >= self.end {
+            return;
+        }
+        self.end = offset;
+        for known in &mut self.ids {
+            known.until = known.until.map(|until| until.min(offset));
+        }
+        self.oldest = self.oldest.min(offset.next_byte());
+    }
+
     /// Adds an earlier id that is known from elsewhere (the state file, the primary's `master_replid2`).
     pub fn remember(&mut self, known: KnownId) {
         if !known.replid.is_none() && self.ids.iter().all(|id| id.replid != known.replid) && self.ids.len() < IDS_MAX {
@@ -168,5 +181,18 @@ mod tests {
         assert_eq!(history.standing(at('b', 160)), Standing::Covered);
         history.rename(id('c'));
         assert_eq!(history.standing(at('a', 120)), Standing::Covered, "an id of two changes ago still serves");
+    }
+
+    #[test]
+    fn what_a_promoted_primary_never_had_is_cut_off_and_whoever_has_it_is_past_the_limit() {
+        let mut history = History::starting_at(at('a', 100), None);
+        history.end = at('a', 150).offset;
+        history.cut_back(at('a', 140).offset);
+        history.rename(id('b'));
+        history.end = at('b', 200).offset;
+        assert_eq!(history.standing(at('a', 140)), Standing::Covered);
+        assert_eq!(history.standing(at('a', 141)), Standing::PastLimit { limit: at('a', 140).offset });
+        history.cut_back(at('b', 130).offset);
+        assert_eq!(history.standing(at('a', 131)), Standing::PastLimit { limit: at('a', 130).offset }, "earlier ids are cut too");
     }
 }

@@ -74,6 +74,11 @@ impl NextByte {
     /// Byte 0, which no stream has: what a request without a sound number asks for.
     pub const NONE: NextByte = NextByte(0);
 
+    /// From a byte's number, counted from 1, as servers tell it of their backlog. `None` outside the servers' range.
+    pub fn new(number: u64) -> Option<NextByte> {
+        Offset::new(number).map(|offset| NextByte(offset.0))
+    }
+
     /// What the asker has; `None` for a request of byte 0 or below, which no sound replica makes.
     pub fn have(self) -> Option<Offset> {
         self.0.checked_sub(1).map(Offset)

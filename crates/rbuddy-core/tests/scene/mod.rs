@@ -8,7 +8,7 @@ use rbuddy_core::control::action::{Action, Outcome, Output, ServerCommand};
 use rbuddy_core::control::assignment::Assignment;
 use rbuddy_core::control::event::{Event, Node, Probe, ProbeResult};
 use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, SessionView, SnapshotState, SnapshotView, Start, UpstreamState};
-use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, StandbyMode};
+use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::control::state::DurableState;
 use rbuddy_core::control::status::{GroupStatus, Operation, OperationResult, Phase};
 use rbuddy_core::info::{Keyspace, Role, ServerInfo};
@@ -114,6 +114,7 @@ impl Scene {
             max_lag: MaxLag::default(),
             guard: Guard::default(),
             dead_after: Duration::from_secs(1),
+            snapshot_from: SnapshotFrom::Primary,
             notify: vec!["http://one/".into()],
         };
         let now = Time::from_unix_ms(1_000_000);

@@ -6,7 +6,7 @@ use super::RelayConfig;
 use super::files::Spool;
 use super::stretch::{Piece, Stretch, StretchKey};
 use crate::settings::Endpoint;
-use rbuddy_core::control::relay::{RelayView, SessionEnd, SessionState, SessionView, UpstreamState, UpstreamView};
+use rbuddy_core::control::relay::{RelayView, SessionEnd, SessionState, SessionView, ToldToFollow, UpstreamState, UpstreamView};
 use rbuddy_core::replication::history::{History, KnownId};
 use rbuddy_core::types::{DatasetId, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, ServerVersion, Time};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,7 +42,7 @@ pub(super) struct Hub {
 }
 
 /// Behind the lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inner {
     /// In the order of their beginning; the live one is last.
     pub(super) stretches: Vec<Stretch>,
@@ -54,6 +54,10 @@ pub(super) struct Inner {
     /// Last ACK sent upstream, in the live history.
     acked: Option<(StretchKey, Offset)>,
     pub(super) upstream: UpstreamView,
+    /// Where the primary is: as configured, or where the orders say it is now.
+    pub(super) primary: NodeAddress,
+    /// A Sentinel's word on that.
+    pub(super) told_to_follow: Option<ToldToFollow>,
     /// The complete snapshot and its history.
     pub(super) spool: Option<(StretchKey, Arc<Spool>)>,
     /// One on its way, or the one that failed last.
@@ -112,11 +116,11 @@ impl Hub {
         resumable: Option<(DatasetId, Position)>,
         view: watch::Receiver<RelayView>,
     ) -> Hub {
-        let upstream = UpstreamView { since: config.clock.now(), ..UpstreamView::default() };
+        let inner = Inner::new(config.primary.address.clone(), config.clock.now(), resumable);
         Hub {
             config,
             run_id,
-            inner: Mutex::new(Inner { resumable, upstream, ..Inner::default() }),
+            inner: Mutex::new(inner),
             changed: Notify::new(),
             moved: AtomicBool::new(false),
             acked: Notify::new(),
@@ -126,6 +130,11 @@ impl Hub {
             tasks: TaskTracker::new(),
             saving: tokio::sync::Mutex::new(()),
         }
+    }
+
+    /// Where the primary is, and how to log in there.
+    pub(super) fn primary(&self) -> Endpoint {
+        Endpoint { address: self.lock().primary.clone(), ..self.config.primary.clone() }
     }
 
     pub(super) fn now(&self) -> Time {
@@ -274,6 +283,29 @@ impl Hub {
 }
 
 impl Inner {
+    fn new(primary: NodeAddress, now: Time, resumable: Option<(DatasetId, Position)>) -> Inner {
+        Inner {
+            stretches: Vec::new(),
+            candidate: None,
+            keys_given: 0,
+            discard_ended: BTreeSet::new(),
+            acked: None,
+            upstream: UpstreamView { since: now, ..UpstreamView::default() },
+            primary,
+            told_to_follow: None,
+            spool: None,
+            arrival: None,
+            resumable,
+            request_done: None,
+            request_error: None,
+            sessions: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            sessions_given: 0,
+            strangers: BTreeSet::new(),
+        }
+    }
+
     pub(super) fn stretch(&self, key: StretchKey) -> Option<&Stretch> {
         self.stretches.iter().find(|stretch| stretch.key == key)
     }

@@ -3,10 +3,11 @@
 //! Both the main connection and the one for a snapshot on demand speak through this. Not here: when to dial, what to do with the answer.
 
 use super::RelayConfig;
+use crate::settings::Endpoint;
 use bytes::BytesMut;
 use rbuddy_core::replication::answer::PsyncAnswer;
 use rbuddy_core::resp::encode;
-use rbuddy_core::types::{Position, ServerVersion};
+use rbuddy_core::types::{NodeAddress, Position, ServerVersion};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::IpAddr;
@@ -35,6 +36,8 @@ pub(super) enum LinkError {
     Closed,
     #[error("the connection broke: {0}")]
     Broken(io::Error),
+    #[error("the primary is at {0} now")]
+    Moved(NodeAddress),
     #[error("no byte from the primary for {0:?}")]
     Silent(Duration),
     #[error("the primary does not take what it is sent")]
@@ -72,15 +75,13 @@ pub(super) enum Purpose {
 
 impl Link {
     /// Connects.
-    pub(super) async fn dial(config: &RelayConfig) -> Result<Link, LinkError> {
-        let address = &config.primary.address;
+    pub(super) async fn dial(address: &NodeAddress, patience: Duration) -> Result<Link, LinkError> {
         let connecting = TcpStream::connect((address.host.as_str(), address.port));
         let stream = match timeout(DIAL_PATIENCE, connecting).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(source)) => return Err(LinkError::Dial { address: address.to_string(), source }),
             Err(_) => return Err(LinkError::DialTimeout),
         };
-        let patience = config.settings.upstream_timeout;
         tune(&stream, patience).map_err(LinkError::Broken)?;
         Ok(Link { stream, buffer: BytesMut::with_capacity(READ_BYTES), patience })
     }
@@ -89,6 +90,7 @@ impl Link {
     pub(super) async fn shake_hands(
         &mut self,
         config: &RelayConfig,
+        login: &Endpoint,
         purpose: Purpose,
         version: Option<ServerVersion>,
     ) -> Result<(), LinkError> {
@@ -97,8 +99,8 @@ impl Link {
         if !pong.starts_with('+') && !asks_for_password {
             return Err(LinkError::Refused { command: "PING", answer: pong });
         }
-        if let Some(password) = &config.primary.password {
-            let answer = match &config.primary.user {
+        if let Some(password) = &login.password {
+            let answer = match &login.user {
                 Some(user) => self.ask(&["AUTH", user, password.expose()]).await?,
                 None => self.ask(&["AUTH", password.expose()]).await?,
             };

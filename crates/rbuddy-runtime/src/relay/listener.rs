@@ -153,7 +153,7 @@ fn report(hub: &Hub) -> SelfReport {
     let upstream = &inner.upstream;
     SelfReport {
         run_id: hub.run_id,
-        primary: hub.config.primary.address.clone(),
+        primary: inner.primary.clone(),
         is_link_up: upstream.state == UpstreamState::Streaming,
         is_sync_in_progress: upstream.state == UpstreamState::ReceivingSnapshot,
         last_io_s: upstream.last_byte_at.map(|at| now.since(at).as_secs()),

@@ -20,7 +20,7 @@ use rbuddy_core::control::relay::{RelayOrders, Start, UpstreamState};
 use rbuddy_core::replication::answer::PsyncAnswer;
 use rbuddy_core::replication::history::History;
 use rbuddy_core::resp::encode;
-use rbuddy_core::types::{DatasetId, Offset, Position, ReplId};
+use rbuddy_core::types::{DatasetId, NodeAddress, Offset, Position, ReplId};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,20 +69,33 @@ impl Upstream {
                 ended = self.follow() => ended,
                 () = cancel.cancelled() => return,
             };
+            if let LinkError::Moved(to) = ended.cause {
+                self.move_to(to);
+                continue;
+            }
             let was = self.hub.lock().upstream.state;
             let wait = if ended.in_snapshot { self.slow.wait() } else { self.quick.wait() };
             self.hub.upstream(UpstreamState::Connecting);
             self.tell(was, ended.cause.to_string(), wait);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                to = primary_moved(&self.hub, self.orders.clone()) => self.move_to(to),
                 () = cancel.cancelled() => return,
             }
         }
     }
 
+    /// The primary is elsewhere now. The old connection, if any, is closed.
+    fn move_to(&mut self, to: NodeAddress) {
+        info!(group = %self.hub.config.group, from = %self.hub.primary().address, %to, "following the primary to another address");
+        self.hub.update(|inner| inner.primary = to);
+        self.quick.reset();
+        self.slow.reset();
+    }
+
     /// An end is news once: a primary that stays away is not told of at every attempt.
     fn tell(&self, was: UpstreamState, error: String, wait: Duration) {
-        let (group, primary, retry_ms) = (&self.hub.config.group, &self.hub.config.primary.address, wait.as_millis());
+        let (group, primary, retry_ms) = (&self.hub.config.group, self.hub.primary().address, wait.as_millis());
         let is_known = self.hub.lock().upstream.last_error.as_ref() == Some(&error);
         match was {
             UpstreamState::Streaming | UpstreamState::ReceivingSnapshot => {
@@ -98,7 +111,8 @@ impl Upstream {
 
     /// One connection from its beginning to its end.
     async fn follow(&mut self) -> Ended {
-        let (mut link, answer, asked) = match self.ask().await {
+        let hub = Arc::clone(&self.hub);
+        let (mut link, answer, asked) = match unless_moved(primary_moved(&hub, self.orders.clone()), self.ask()).await {
             Ok(asked) => asked,
             Err(cause) => return Ended { cause, in_snapshot: false },
         };
@@ -116,15 +130,19 @@ impl Upstream {
         self.quick.reset();
         self.slow.reset();
         self.hub.upstream(UpstreamState::Streaming);
-        Ended { cause: self.stream(&mut link, key).await, in_snapshot: false }
+        match unless_moved(primary_moved(&hub, self.orders.clone()), self.read_on(&mut link, key)).await {
+            Ok(never) => match never {},
+            Err(cause) => Ended { cause, in_snapshot: false },
+        }
     }
 
     /// Up to the answer to PSYNC, which names the end of the history that may go on; without one it asks for everything.
     async fn ask(&mut self) -> Result<(Link, PsyncAnswer, Option<(StretchKey, Position)>), LinkError> {
-        let mut link = Link::dial(&self.hub.config).await?;
+        let primary = self.hub.primary();
+        let mut link = Link::dial(&primary.address, self.hub.config.settings.upstream_timeout).await?;
         self.hub.upstream(UpstreamState::Handshake);
         let version = self.hub.version_to_announce();
-        link.shake_hands(&self.hub.config, Purpose::Follow, version).await?;
+        link.shake_hands(&self.hub.config, &primary, Purpose::Follow, version).await?;
         let asked = {
             let inner = self.hub.lock();
             inner.candidate.and_then(|key| inner.stretch(key)).map(|stretch| (stretch.key, stretch.history.end_position()))
@@ -164,7 +182,7 @@ impl Upstream {
             inner.begin_history(history, hub.config.settings.backlog_bytes)
         });
         hub.upstream(UpstreamState::ReceivingSnapshot);
-        match self.store(link, key, dataset).await {
+        match unless_moved(primary_moved(hub, self.orders.clone()), self.store(link, key, dataset)).await {
             Ok(()) => Ok(key),
             Err(error) => {
                 hub.update(|inner| inner.abandon_history(key));
@@ -189,14 +207,7 @@ impl Upstream {
         Ok(())
     }
 
-    /// Reads until the connection ends, and tells why.
-    async fn stream(&mut self, link: &mut Link, key: StretchKey) -> LinkError {
-        match self.read_on(link, key).await {
-            Ok(never) => match never {},
-            Err(cause) => cause,
-        }
-    }
-
+    /// Reads until the connection ends.
     async fn read_on(&mut self, link: &mut Link, key: StretchKey) -> Result<Infallible, LinkError> {
         let hub = Arc::clone(&self.hub);
         let mut ticks = tokio::time::interval(ACK_EVERY);
@@ -281,6 +292,32 @@ async fn begin(hub: &Arc<Hub>, start: Start, found: Option<(Spool, History)>) {
     }
     if let Err(error) = hub.save().await {
         warn!(group = %hub.config.group, %error, "state of the relay not written");
+    }
+}
+
+/// Ready when the orders name another address than the one that is followed.
+async fn primary_moved(hub: &Hub, mut orders: watch::Receiver<RelayOrders>) -> NodeAddress {
+    let current = hub.primary().address;
+    let moved = |orders: &RelayOrders| orders.primary.clone().filter(|primary| *primary != current);
+    loop {
+        if let Some(to) = moved(&orders.borrow_and_update()) {
+            return to;
+        }
+        if orders.changed().await.is_err() {
+            // Whoever gives orders is gone: the relay is about to end.
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// What is done with one primary is of no use any more when the primary is elsewhere.
+async fn unless_moved<T>(
+    moved: impl Future<Output = NodeAddress>,
+    work: impl Future<Output = Result<T, LinkError>>,
+) -> Result<T, LinkError> {
+    tokio::select! {
+        done = work => done,
+        to = moved => Err(LinkError::Moved(to)),
     }
 }
 

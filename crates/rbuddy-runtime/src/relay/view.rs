@@ -33,6 +33,7 @@ pub(super) fn compose(inner: &Inner) -> RelayView {
     RelayView {
         resumable: inner.resumable,
         upstream: inner.upstream.clone(),
+        told_to_follow: inner.told_to_follow.clone(),
         histories: inner.stretches.iter().map(|stretch| stretch.history.clone()).collect(),
         snapshot: snapshot(inner),
         snapshot_request_done: inner.request_done,

@@ -153,12 +153,10 @@ pub(crate) fn config(primary: &Server, replicas: &[&Server], dir: &std::path::Pa
         group: "test".parse().expect("a name"),
         primary: endpoint(primary),
         settings: RelaySettings {
-            listen: "127.0.0.1:0".to_owned(),
-            announce: NodeAddress::new("127.0.0.1", 1),
             backlog_bytes: 4 << 20,
-            auth: None,
             upstream_timeout: Duration::from_secs(5),
             replica_timeout: Duration::from_secs(10),
+            ..RelaySettings::listening("127.0.0.1:0", NodeAddress::new("127.0.0.1", 1))
         },
         replicas: replicas.iter().map(|server| endpoint(server)).collect(),
         dir: dir.into(),

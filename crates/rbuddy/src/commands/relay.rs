@@ -10,7 +10,6 @@ use rbuddy_runtime::clock::Clock;
 use rbuddy_runtime::relay::{RelayConfig, run_alone};
 use rbuddy_runtime::settings::{Endpoint, RelaySettings};
 use std::path::PathBuf;
-use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub(crate) struct RelayArgs {
@@ -27,6 +26,9 @@ pub(crate) struct RelayArgs {
     /// Stream kept in memory for replicas that come back
     #[arg(long, default_value = "64MiB", value_name = "SIZE")]
     backlog: String,
+    /// Stream kept on disk, at the most, for replicas that need more than memory has
+    #[arg(long, default_value = "4GiB", value_name = "SIZE")]
+    backlog_disk_max: String,
 }
 
 pub(crate) async fn run(args: RelayArgs) -> Result<(), Failure> {
@@ -41,6 +43,7 @@ fn config(args: &RelayArgs) -> Result<RelayConfig, Failure> {
     let primary: Endpoint = endpoint(&url).map_err(|wrong| usage("--upstream", &wrong))?;
     let listen = Listen::parse(&args.listen).map_err(|wrong| usage("--listen", &wrong))?;
     let backlog_bytes = crate::config::size(&args.backlog).map_err(|wrong| usage("--backlog", &wrong))?;
+    let backlog_disk_bytes = crate::config::size(&args.backlog_disk_max).map_err(|wrong| usage("--backlog-disk-max", &wrong))?;
     if listen.port == 0 || listen.answers(&primary.address) {
         return Err(Failure::new(Exit::Usage, "--listen: choose a port that is not 0 and not the primary's"));
     }
@@ -49,14 +52,8 @@ fn config(args: &RelayArgs) -> Result<RelayConfig, Failure> {
             "--listen: whoever reaches the relay could read the whole dataset; listen on 127.0.0.1, or name a primary with a password";
         return Err(Failure::new(Exit::Usage, message));
     }
-    let settings = RelaySettings {
-        listen: listen.text(),
-        announce: NodeAddress::new(listen.host, listen.port),
-        backlog_bytes,
-        auth: None,
-        upstream_timeout: Duration::from_secs(30),
-        replica_timeout: Duration::from_secs(60),
-    };
+    let announce = NodeAddress::new(listen.host.clone(), listen.port);
+    let settings = RelaySettings { backlog_bytes, backlog_disk_bytes, ..RelaySettings::listening(listen.text(), announce) };
     let group = "relay".parse().expect("a sound name");
     Ok(RelayConfig { group, primary, settings, replicas: Vec::new(), dir: args.dir.clone(), clock: Clock::start(), open: true })
 }

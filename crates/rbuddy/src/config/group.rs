@@ -4,7 +4,8 @@ use super::fields::{Field, Fields, Placed};
 use super::problem::Problems;
 use super::server;
 use super::units::{Listen, Wrong, bare_host, parse_port};
-use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, StandbyMode};
+use rbuddy_core::control::relay::AckPolicy;
+use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::types::{GroupName, NodeAddress};
 use rbuddy_runtime::settings::{Credentials, Endpoint, GroupSettings, NotifyFormat, NotifySettings, ReaderSettings, RelaySettings, Secret};
 use std::ops::Range;
@@ -26,6 +27,7 @@ pub(crate) struct GroupDraft {
     max_lag: MaxLag,
     guard: Guard,
     dead_after: Duration,
+    snapshot_from: SnapshotFrom,
     notify: Vec<NotifySettings>,
 }
 
@@ -34,6 +36,8 @@ pub(crate) struct RelayDraft {
     pub(crate) listen: Option<Placed<Listen>>,
     announce: Option<NodeAddress>,
     backlog_bytes: u64,
+    backlog_disk_bytes: u64,
+    ack: AckPolicy,
     pub(crate) auth: Option<Credentials>,
     /// It is there but wrong: nothing follows from its absence.
     pub(crate) is_auth_unreadable: bool,
@@ -73,6 +77,7 @@ pub(crate) fn read(name: &Placed<String>, field: &Field<'_>, problems: &mut Prob
         max_lag: fields.take("max_lag").and_then(|field| max_lag(&field, problems)).unwrap_or_default(),
         guard: fields.take("guard").and_then(|field| guard(&field, problems)).unwrap_or_default(),
         dead_after: time(&mut fields, "dead_after", ms(500)..=s(60), problems).unwrap_or(s(3)),
+        snapshot_from: fields.take("snapshot_from").and_then(|field| choice(&field, &SNAPSHOT_FROM, problems)).unwrap_or_default(),
         notify: fields.take("notify").and_then(|field| notify(&field, problems)).unwrap_or_default(),
     };
     fields.finish(problems);
@@ -98,6 +103,7 @@ impl GroupDraft {
             max_lag: self.max_lag,
             guard: self.guard,
             dead_after: self.dead_after,
+            snapshot_from: self.snapshot_from,
             notify: self.notify.iter().map(|target| target.url.clone()).collect(),
         };
         let reader = match self.reader {
@@ -112,6 +118,8 @@ impl GroupDraft {
             listen: relay.listen?.value.text(),
             announce,
             backlog_bytes: relay.backlog_bytes,
+            backlog_disk_bytes: relay.backlog_disk_bytes,
+            ack: relay.ack,
             auth: relay.auth,
             upstream_timeout: relay.upstream_timeout,
             replica_timeout: relay.replica_timeout,
@@ -169,6 +177,7 @@ fn relay(field: &Field<'_>, problems: &mut Problems) -> Option<RelayDraft> {
     let listen = fields.need("listen", "listen = \"127.0.0.1:6382\"", problems).and_then(|field| field.listen(problems));
     let announce = announce(fields.take("announce"), listen.as_ref(), problems);
     let backlog = fields.take("backlog").and_then(|field| field.size((16 << 10)..=(1 << 40), problems));
+    let backlog_disk = fields.take("backlog_disk_max").and_then(|field| field.size(0..=(1 << 50), problems));
     let auth_field = fields.take("auth");
     let auth = auth_field.as_ref().and_then(|field| credentials(field, problems));
     let upstream_timeout = upstream_timeout(&mut fields, problems);
@@ -176,6 +185,8 @@ fn relay(field: &Field<'_>, problems: &mut Problems) -> Option<RelayDraft> {
         listen,
         announce,
         backlog_bytes: backlog.unwrap_or(64 << 20),
+        backlog_disk_bytes: backlog_disk.unwrap_or(4 << 30),
+        ack: fields.take("ack").and_then(|field| choice(&field, &ACK, problems)).unwrap_or_default(),
         is_auth_unreadable: auth_field.is_some() && auth.is_none(),
         auth,
         upstream_timeout: upstream_timeout.unwrap_or(s(30)),
@@ -346,6 +357,8 @@ fn choice<T: Copy>(field: &Field<'_>, choices: &[(&str, T)], problems: &mut Prob
 }
 
 const STANDBY: [(&str, StandbyMode); 2] = [("empty", StandbyMode::Empty), ("warm", StandbyMode::Warm)];
+const SNAPSHOT_FROM: [(&str, SnapshotFrom); 2] = [("primary", SnapshotFrom::Primary), ("replica", SnapshotFrom::Replica)];
+const ACK: [(&str, AckPolicy); 2] = [("replicated", AckPolicy::Replicated), ("received", AckPolicy::Received)];
 const FREEZE: [(&str, FreezeMode); 2] = [("hold", FreezeMode::Hold), ("detach", FreezeMode::Detach)];
 const FORMAT: [(&str, NotifyFormat); 2] = [("form", NotifyFormat::Form), ("json", NotifyFormat::Json)];
 

@@ -5,7 +5,7 @@ use super::super::finding::{Finding, Severity, Topic};
 use super::super::gather::{FOR_PRIMARY, FOR_REPLICAS};
 use super::{group, identity, size};
 use crate::settings::{Credentials, Endpoint, GroupSettings, RelaySettings, Secret};
-use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, StandbyMode};
+use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::types::NodeAddress;
 use std::time::Duration;
@@ -26,20 +26,14 @@ fn sound() -> GroupFacts {
         max_lag: MaxLag::default(),
         guard: Guard::default(),
         dead_after: Duration::from_secs(3),
+        snapshot_from: SnapshotFrom::Primary,
         notify: Vec::new(),
     };
     let endpoint = |address: &NodeAddress| Endpoint { address: address.clone(), user: None, password: None };
     let settings = GroupSettings {
         primary: endpoint(&primary),
         replicas: policy.replicas.iter().map(endpoint).collect(),
-        relay: RelaySettings {
-            listen: "0.0.0.0:4".to_owned(),
-            announce: relay,
-            backlog_bytes: 64 << 20,
-            auth: None,
-            upstream_timeout: Duration::from_secs(30),
-            replica_timeout: Duration::from_secs(60),
-        },
+        relay: RelaySettings::listening("0.0.0.0:4", relay),
         reader: None,
         notify: Vec::new(),
         policy,
