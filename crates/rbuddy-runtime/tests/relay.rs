@@ -38,7 +38,7 @@ async fn a_running_replica_is_taken_over_without_a_full_resync() {
     let full_before = primary.info().await.sync_full;
 
     let dir = tempfile::tempdir().expect("a folder");
-    let start = Start::At { position, earlier: Vec::new() };
+    let start = Start::At { position, or_at: Vec::new(), earlier: Vec::new() };
     let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(start, &[(&replica, Permit::Keep)])).await;
     relay.until("the primary continues", |view| view.upstream.state == UpstreamState::Streaming).await;
     replica.follow(relay.port).await;
@@ -73,9 +73,7 @@ async fn a_fresh_replica_gets_the_whole_dataset_through_the_relay() {
         relay.until("the replica follows", follows).await;
         replica.equals(&primary).await;
         // The ACK is the replica's: WAIT on the primary means what it says.
-        primary.fill("waited for:", 10).await;
-        let reached: i64 = redis::from_redis_value(primary.command(&["WAIT", "1", "5000"]).await).expect("a number");
-        assert_eq!(reached, 1, "diskless {diskless}");
+        assert_eq!(primary.written_and_waited_for(5000).await, 1, "diskless {diskless}");
         relay.stop().await;
     }
 }
@@ -194,7 +192,7 @@ async fn a_snapshot_is_taken_over_a_second_connection_while_the_stream_flows() {
     replica.equals(&primary).await;
     let position = replica.info().await.position().expect("a replica has one");
     let dir = tempfile::tempdir().expect("a folder");
-    let start = Start::At { position, earlier: Vec::new() };
+    let start = Start::At { position, or_at: Vec::new(), earlier: Vec::new() };
     let permits = [(&replica, Permit::Keep), (&second, Permit::Hold)];
     let mut relay = Relay::start(config(&primary, &[&replica, &second], dir.path()), orders(start, &permits)).await;
     replica.follow(relay.port).await;

@@ -162,6 +162,7 @@ async fn next_psync(listener: &TcpListener) -> (TcpStream, String) {
             let words: Vec<String> = arguments.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
             match words[0].as_str() {
                 "PING" => stream.write_all(b"+PONG\r\n").await.expect("sent"),
+                "INFO" => stream.write_all(b"-NOPERM no\r\n").await.expect("sent"),
                 "PSYNC" => return (stream, words[1..].join(" ")),
                 _ => stream.write_all(b"+OK\r\n").await.expect("sent"),
             }
@@ -182,7 +183,7 @@ async fn refusals_and_broken_snapshots_leave_the_old_history_as_it_was() {
     settings.primary.address = NodeAddress::new("127.0.0.1", port);
     let (old, new) = ("a".repeat(40), "b".repeat(40));
     let position = Position::new(old.parse().expect("an id"), Offset::new(1000).expect("in range"));
-    let start = Start::At { position, earlier: Vec::new() };
+    let start = Start::At { position, or_at: Vec::new(), earlier: Vec::new() };
     let mut relay = Relay::start(settings, orders(start, &replica.address(), Permit::Keep)).await;
 
     let (mut stream, asked) = next_psync(&listener).await;

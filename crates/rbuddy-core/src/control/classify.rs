@@ -169,7 +169,11 @@ impl Controller {
             SessionState::Held(HoldReason::NeedsFullResync(_)) => Comeback::Lost("it is too far behind to continue"),
             SessionState::Held(HoldReason::EndOfHistory { .. }) => Comeback::Lost("its history ended before where it was"),
             SessionState::Held(
-                HoldReason::NotPermitted | HoldReason::NoSnapshot { .. } | HoldReason::UpstreamUnknown | HoldReason::Ahead { .. },
+                HoldReason::NotPermitted
+                | HoldReason::NoSnapshot { .. }
+                | HoldReason::CannotLoad { .. }
+                | HoldReason::UpstreamUnknown
+                | HoldReason::Ahead { .. },
             )
             | SessionState::Streaming { .. }
             | SessionState::Seeding { .. }

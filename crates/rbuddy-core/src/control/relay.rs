@@ -45,6 +45,9 @@ pub enum Start {
     At {
         /// The position.
         position: Position,
+        /// Where else it may begin, in rising order, if the primary's backlog does not reach back so far: where the other replicas are. Better
+        /// that one of them needs a full resync than all.
+        or_at: Vec<Offset>,
         /// Older ids of the same history.
         earlier: Vec<KnownId>,
     },
@@ -59,6 +62,8 @@ pub enum Start {
 pub struct RelayView {
     /// The snapshot with its stream that a previous run left on disk, complete and checked, and where its stream ends.
     pub resumable: Option<(DatasetId, Position)>,
+    /// What the previous run followed.
+    pub previous: Option<Previous>,
     /// The one connection up.
     pub upstream: UpstreamView,
     /// A Sentinel told the relay to follow another primary.
@@ -77,6 +82,17 @@ pub struct RelayView {
     pub ended: BTreeMap<NodeAddress, SessionEnd>,
 }
 
+/// What a previous run of the relay followed when it last wrote that down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Previous {
+    /// The history's ids, current one first.
+    pub ids: Vec<KnownId>,
+    /// Where the relay was.
+    pub end: Position,
+    /// Who followed it.
+    pub replicas: BTreeSet<NodeAddress>,
+}
+
 /// The connection to the primary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct UpstreamView {
@@ -92,12 +108,23 @@ pub struct UpstreamView {
     pub full_resyncs: u64,
     /// `+CONTINUE` answers since start.
     pub partial_resyncs: u64,
-    /// The last `+FULLRESYNC`: what was asked and what was given.
-    pub last_full_resync: Option<(Option<Position>, DatasetId)>,
+    /// The last `+FULLRESYNC`.
+    pub last_full_resync: Option<FullResync>,
     /// Nothing but a full resync leads on, as far as the primary's INFO tells. The relay waits for [`RelayOrders::full_resync`].
     pub full_resync_needed: Option<FullResyncNeed>,
     /// The last byte from the primary, ACKed or not, arrived then.
     pub last_byte_at: Option<Time>,
+}
+
+/// A `+FULLRESYNC` of the primary: both sides' numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FullResync {
+    /// What was asked for; `None`: there was nothing to continue.
+    pub asked: Option<Position>,
+    /// What was given.
+    pub given: DatasetId,
+    /// Why, as far as the primary let the relay look.
+    pub gap: Option<Gap>,
 }
 
 /// A full resync that the relay has not asked for yet.

@@ -5,6 +5,7 @@ use super::controller::Controller;
 use super::relay::Start;
 use super::state::Role;
 use crate::info::Role as ServerRole;
+use crate::replication::history::KnownId;
 use crate::types::{NodeAddress, Position, ReplId, Time};
 use std::time::Duration;
 
@@ -39,27 +40,29 @@ impl Controller {
     }
 
     fn choose_start(&self) -> (Start, String) {
-        let lowest = self.lowest_active_position();
+        let positions = self.active_positions();
+        let lowest = positions.first();
         if let Some((dataset, end)) = self.world.relay.resumable {
-            let older =
-                lowest.as_ref().is_some_and(|(_, position)| position.replid == dataset.0.replid && position.offset < dataset.0.offset);
+            let older = lowest.is_some_and(|(_, position)| position.replid == dataset.0.replid && position.offset < dataset.0.offset);
             if !older {
                 return (Start::Resume, format!("going on at {end} with snapshot {dataset} from disk"));
             }
         }
         match lowest {
             Some((replica, position)) => {
-                let earlier =
-                    self.state.ids.iter().filter(|known| known.replid != position.replid && known.until.is_some()).copied().collect();
-                (Start::At { position, earlier }, format!("asking the primary to continue at {position}, where {replica} stands"))
+                let is_earlier = |known: &&KnownId| known.replid != position.replid && known.until.is_some();
+                let earlier = self.state.ids.iter().filter(is_earlier).copied().collect();
+                let or_at = positions.iter().skip(1).map(|(_, other)| other.offset).collect();
+                let why = format!("asking the primary to continue at {position}, where {replica} stands");
+                (Start::At { position: *position, or_at, earlier }, why)
             }
             None => (Start::Fresh, "no replica holds data to continue from: asking the primary for a full resync".into()),
         }
     }
 
-    /// Of the actives on the newest history that any of them stands on, the one furthest behind.
+    /// Where the actives on the newest history that any of them stands on are, the one furthest behind first.
     /// If none can be asked: where they were when last seen, which the primary may still cover.
-    fn lowest_active_position(&self) -> Option<(NodeAddress, Position)> {
+    fn active_positions(&self) -> Vec<(NodeAddress, Position)> {
         let mut positions: Vec<(NodeAddress, Position)> = self
             .having(|role| matches!(role, Role::Active))
             .into_iter()
@@ -74,8 +77,10 @@ impl Controller {
             let actives = self.having(|role| matches!(role, Role::Active)).into_iter().filter(is_out_of_sight);
             positions = actives.filter_map(|replica| Some((replica.clone(), self.state.replicas.get(&replica)?.served?))).collect();
         }
-        let newest = self.newest(positions.iter().map(|(_, position)| position.replid))?;
-        positions.into_iter().filter(|(_, position)| position.replid == newest).min_by_key(|(_, position)| position.offset)
+        let newest = self.newest(positions.iter().map(|(_, position)| position.replid));
+        positions.retain(|(_, position)| Some(position.replid) == newest);
+        positions.sort_by_key(|(_, position)| position.offset);
+        positions
     }
 
     /// The primary's own id is the newest, then the recorded ones, newest first.

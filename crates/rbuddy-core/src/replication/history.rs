@@ -93,6 +93,11 @@ impl History {
         self.ids.truncate(IDS_MAX);
     }
 
+    /// It begins here instead; nothing of it has arrived yet.
+    pub fn begin_at(&mut self, offset: Offset) {
+        (self.oldest, self.end) = (offset.next_byte(), offset);
+    }
+
     /// The primary never had what lies behind `offset`: a promoted one has less than we got from the one before. Whoever has more of it stands past
     /// the limit of every id that is known here.
     pub fn cut_back(&mut self, offset: Offset) {

@@ -110,6 +110,19 @@ pub fn prospect(history: Option<&History>, info: &ServerInfo) -> Prospect {
     }
 }
 
+/// Of the places where a history of which nothing has arrived yet may begin as well, the first at which this primary continues it.
+pub fn beginning(history: &History, places: &[Offset], info: &ServerInfo) -> Option<Offset> {
+    if history.end.next_byte() != history.oldest {
+        return None;
+    }
+    let begun_at = |place: &Offset| {
+        let mut moved = history.clone();
+        moved.begin_at(*place);
+        matches!(prospect(Some(&moved), info), Prospect::Continue(_))
+    };
+    places.iter().copied().filter(|place| *place > history.end).find(begun_at)
+}
+
 enum Backlog {
     Unknown,
     None,
@@ -213,6 +226,14 @@ mod tests {
         assert_eq!(judge(&promoted(60)), Prospect::FullResync(short));
         let before = Gap::SplitBeforeBacklog { common: at(49), oldest: byte(51) };
         assert_eq!(judge(&promoted(50)), Prospect::FullResync(before));
+    }
+
+    #[test]
+    fn a_fresh_history_begins_at_the_lowest_place_that_the_primary_covers() {
+        let fresh = History::starting_at(Position::new(id('a'), at(10)), None);
+        assert_eq!(beginning(&fresh, &[at(10), at(59), at(70), at(80)], &primary()), Some(at(70)));
+        assert_eq!(beginning(&fresh, &[at(59)], &primary()), None);
+        assert_eq!(beginning(&history(), &[at(110)], &primary()), None, "bytes that have arrived are not given up");
     }
 
     #[test]

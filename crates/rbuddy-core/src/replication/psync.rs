@@ -4,7 +4,7 @@
 //! keeps the replica waiting (newlines) if there is none. No replica ever loses its dataset by asking.
 
 use super::history::{self, History, Standing};
-use crate::types::{DatasetId, NextByte, Offset, Position, ReplId};
+use crate::types::{DatasetId, Flavour, NextByte, Offset, Position, RdbVersion, ReplId, ServerVersion};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -110,6 +110,13 @@ pub enum HoldReason {
         /// The dataset.
         dataset: DatasetId,
     },
+    /// Its version cannot load the snapshot: given it, it would empty itself or die (protocol fact 2.4).
+    CannotLoad {
+        /// The snapshot's format.
+        rdb: RdbVersion,
+        /// What is known of the replica.
+        version: Option<ServerVersion>,
+    },
 }
 
 /// Decides what one PSYNC is answered. `histories` in any order; `snapshot` is the one that is complete, checked and still followed by
@@ -153,6 +160,12 @@ pub fn decide(asked: Asked, permit: Permit, histories: &[History], snapshot: Opt
     full(refusal, permit, snapshot)
 }
 
+/// Whether a snapshot may be offered. A replica of unknown version gets what a primary would give it, but for the format that only Valkey 9 loads:
+/// that one always says its version.
+pub fn may_load(version: Option<ServerVersion>, rdb: RdbVersion) -> bool {
+    version.map_or(rdb.flavour == Flavour::Redis, |version| version.loads(rdb))
+}
+
 fn full(reason: FullResyncReason, permit: Permit, snapshot: Option<DatasetId>) -> Verdict {
     match (permit, snapshot) {
         (Permit::Seed(dataset), Some(ready)) if ready == dataset => Verdict::Full { dataset, reason },
@@ -183,6 +196,10 @@ impl fmt::Display for HoldReason {
             HoldReason::Ahead { asked, end } => write!(f, "asked {asked}, the relay has {end} so far"),
             HoldReason::NeedsFullResync(reason) => write!(f, "it needs a full resync: {reason}"),
             HoldReason::NoSnapshot { dataset } => write!(f, "snapshot {dataset} is not ready"),
+            HoldReason::CannotLoad { rdb, version: Some(version) } => write!(f, "{version} cannot load the snapshot's format {rdb}"),
+            HoldReason::CannotLoad { rdb, version: None } => {
+                write!(f, "it does not say which version it is, and not every one can load the snapshot's format {rdb}")
+            }
         }
     }
 }

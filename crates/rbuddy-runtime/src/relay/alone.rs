@@ -1,28 +1,39 @@
 //! The relay without a controller (`rbuddy relay`): it gives everybody what a primary would, and keeps a snapshot only as long as it is of use.
+//!
+//! It begins when the first replica asks: where that one stands, if the primary can go on from there; a full resync that nobody needs is not asked
+//! for. After a restart it waits a moment for the replicas that it had, as the primary covers least of what it forgot if it begins where they are.
 
 use super::{RelayConfig, RelayError};
-use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, Start};
+use rbuddy_core::control::relay::{Previous, RelayOrders, RelayView, SessionState, Start};
 use rbuddy_core::replication::psync::HoldReason;
+use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position};
+use std::collections::BTreeMap;
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// Runs a relay that serves every replica that comes, until cancelled.
 pub async fn run_alone(config: RelayConfig, cancel: CancellationToken) -> Result<(), RelayError> {
     let relay = super::bind(RelayConfig { open: true, ..config }).await?;
     let mut view = relay.view();
-    let start = if view.borrow().resumable.is_some() { Start::Resume } else { Start::Fresh };
-    let (orders, received) = watch::channel(RelayOrders { start: Some(start), ..RelayOrders::default() });
+    let (orders, received) = watch::channel(RelayOrders::default());
     let guide = async {
+        let mut waits_until = Instant::now() + COMEBACK_PATIENCE;
         loop {
-            let next = guide(&view.borrow_and_update(), &orders.borrow());
+            let is_patient = Instant::now() < waits_until;
+            let next = guide(&view.borrow_and_update(), &orders.borrow(), is_patient);
             orders.send_if_modified(|now| {
                 let modified = *now != next;
                 *now = next;
                 modified
             });
-            if view.changed().await.is_err() {
-                // The relay stops: it is awaited below.
-                return std::future::pending::<()>().await;
+            tokio::select! {
+                changed = view.changed() => if changed.is_err() {
+                    // The relay stops: it is awaited below.
+                    return std::future::pending::<()>().await;
+                },
+                () = sleep_until(waits_until) => waits_until += FAR_AWAY,
             }
         }
     };
@@ -33,28 +44,171 @@ pub async fn run_alone(config: RelayConfig, cancel: CancellationToken) -> Result
 }
 
 /// What to order, given what is.
-fn guide(view: &RelayView, now: &RelayOrders) -> RelayOrders {
-    let needs_snapshot = view.sessions.values().any(|session| matches!(session.state, SessionState::Held(HoldReason::NeedsFullResync(_))));
+fn guide(view: &RelayView, now: &RelayOrders, is_patient: bool) -> RelayOrders {
+    let mut next = now.clone();
+    next.start = now.start.clone().or_else(|| start(view, is_patient));
+    // What a primary would do is what is wanted, as soon as somebody is there for whom.
+    next.full_resync = view.upstream.full_resync_needed.filter(|_| !view.sessions.is_empty()).map(|need| need.replid);
+    // Those on which a replica stands are kept all the same.
+    next.discard_ended = view.histories.iter().filter(|history| !history.live).map(|history| history.end_position()).collect();
+    let is_of_no_use = view.ready_snapshot().filter(|snapshot| {
+        let nobody_can_load_it = snapshot.rdb.is_some_and(|rdb| rdb.flavour == Flavour::Valkey) && any_held(view, cannot_load);
+        nobody_can_load_it || !is_kept(view)
+    });
+    next.discard_snapshot = is_of_no_use.map(|snapshot| snapshot.dataset);
+    let is_wanted = any_held(view, |reason| matches!(reason, HoldReason::NeedsFullResync(_)));
+    let is_asked_for = now.snapshot_request > view.snapshot_request_done;
+    if is_wanted && view.snapshot.is_none() && !is_asked_for && view.live().is_some() {
+        next.snapshot_request = Some(now.snapshot_request.unwrap_or(0) + 1);
+    }
+    next
+}
+
+/// How to begin; `None`: there is nobody yet to begin for.
+fn start(view: &RelayView, is_patient: bool) -> Option<Start> {
+    if view.resumable.is_some() {
+        return Some(Start::Resume);
+    }
+    let mut stands: BTreeMap<&NodeAddress, Position> = BTreeMap::new();
+    for (address, session) in &view.sessions {
+        // A server that was never a replica names an id of its own and its first byte (protocol fact 1.1).
+        if let Some(position) = session.asked.filter(|position| position.offset > Offset::ZERO) {
+            stands.insert(address, position);
+        }
+    }
+    match &view.previous {
+        Some(previous) => begin_again(view, previous, &stands, is_patient),
+        None if view.sessions.is_empty() => None,
+        None => Some(stands.values().next().map_or(Start::Fresh, |first| at(stands.values(), *first, Vec::new()))),
+    }
+}
+
+/// Where the replicas of the run before are, once all are back; those that do not come in time are not waited for.
+fn begin_again(view: &RelayView, previous: &Previous, stands: &BTreeMap<&NodeAddress, Position>, is_patient: bool) -> Option<Start> {
+    let are_all_back = !previous.replicas.is_empty() && previous.replicas.iter().all(|replica| view.sessions.contains_key(replica));
+    if is_patient && !are_all_back {
+        return None;
+    }
+    // An earlier id names the same bytes as the present one, up to its limit.
+    let current = |position: &&Position| {
+        let known = previous.ids.iter().find(|known| known.replid == position.replid)?;
+        let is_right = known.until.is_none_or(|until| position.offset <= until);
+        is_right.then(|| Position::new(previous.end.replid, position.offset))
+    };
+    let known: Vec<Position> = stands.values().filter_map(|position| current(&position)).collect();
+    let earlier = previous.ids.iter().filter(|known| known.until.is_some()).copied().collect();
+    Some(at(known.iter(), previous.end, earlier))
+}
+
+/// At the lowest of these positions that are of the same history as `of`; there, if there is none.
+fn at<'a>(positions: impl Iterator<Item = &'a Position>, of: Position, earlier: Vec<rbuddy_core::replication::history::KnownId>) -> Start {
+    let mut offsets: Vec<Offset> = positions.filter(|position| position.replid == of.replid).map(|position| position.offset).collect();
+    offsets.sort_unstable();
+    offsets.dedup();
+    let lowest = offsets.first().copied().unwrap_or(of.offset);
+    let or_at = offsets.into_iter().skip(1).collect();
+    Start::At { position: Position::new(of.replid, lowest), or_at, earlier }
+}
+
+/// A snapshot serves those that come later, and lets the relay go on after a restart. Once the stream behind it has outgrown it, a new one would
+/// cost less than keeping it.
+fn is_kept(view: &RelayView) -> bool {
     let is_in_use = view.sessions.values().any(|session| match session.state {
         SessionState::Seeding { .. } | SessionState::Loading { .. } => true,
         SessionState::Held(_) | SessionState::Streaming { .. } => false,
     });
-    // A snapshot lets the relay go on after a restart. Once the stream behind it has outgrown it, a new one would cost less than keeping it.
-    let is_worth_keeping = match (&view.snapshot, view.live()) {
+    let is_worth_it = match (&view.snapshot, view.live()) {
         (Some(snapshot), Some(live)) => {
             let behind = snapshot.dataset.0.offset.bytes_behind(live.end).unwrap_or(0);
             behind <= STREAM_BYTES_MIN.max(2 * snapshot.total_bytes.unwrap_or(0))
         }
         _ => true,
     };
-    let is_kept = needs_snapshot || is_in_use || is_worth_keeping;
-    let discard_snapshot = view.ready_snapshot().filter(|_| !is_kept).map(|snapshot| snapshot.dataset);
-    let mut next = RelayOrders { discard_snapshot, ..now.clone() };
-    let is_asked_for = now.snapshot_request > view.snapshot_request_done;
-    if needs_snapshot && view.snapshot.is_none() && !is_asked_for {
-        next.snapshot_request = Some(now.snapshot_request.unwrap_or(0) + 1);
-    }
-    next
+    is_in_use || is_worth_it || any_held(view, |reason| matches!(reason, HoldReason::NeedsFullResync(_)))
 }
 
+/// One that is taken while this replica is known has an older format.
+fn cannot_load(reason: HoldReason) -> bool {
+    matches!(reason, HoldReason::CannotLoad { version: Some(version), .. } if version.flavour == Flavour::Valkey)
+}
+
+fn any_held(view: &RelayView, reason: impl Fn(HoldReason) -> bool) -> bool {
+    view.sessions.values().any(|session| matches!(session.state, SessionState::Held(held) if reason(held)))
+}
+
+/// How long replicas of the run before are waited for: they try again every second.
+const COMEBACK_PATIENCE: Duration = Duration::from_secs(3);
+/// Nothing is waited for any more.
+const FAR_AWAY: Duration = Duration::from_secs(24 * 3600);
 const STREAM_BYTES_MIN: u64 = 256 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbuddy_core::control::relay::{FullResyncNeed, SessionView};
+    use rbuddy_core::replication::history::KnownId;
+    use rbuddy_core::replication::prospect::Gap;
+    use rbuddy_core::types::{ReplId, Time};
+
+    fn id(digit: char) -> ReplId {
+        digit.to_string().repeat(40).parse().expect("an id")
+    }
+
+    fn position(digit: char, offset: u64) -> Position {
+        Position::new(id(digit), Offset::new(offset).expect("in range"))
+    }
+
+    fn view(asks: &[(u16, Option<Position>)]) -> RelayView {
+        let held = |asked| SessionView {
+            asked,
+            announced_version: None,
+            state: SessionState::Held(HoldReason::UpstreamUnknown),
+            since: Time::default(),
+        };
+        let sessions = asks.iter().map(|(port, asked)| (NodeAddress::new("127.0.0.1", *port), held(*asked))).collect();
+        RelayView { sessions, ..RelayView::default() }
+    }
+
+    fn previous(ports: &[u16]) -> Option<Previous> {
+        Some(Previous {
+            ids: vec![KnownId { replid: id('b'), until: None }, KnownId { replid: id('a'), until: Some(position('a', 50).offset) }],
+            end: position('b', 70),
+            replicas: ports.iter().map(|port| NodeAddress::new("127.0.0.1", *port)).collect(),
+        })
+    }
+
+    fn begins(start: Option<Start>) -> Option<(Position, Vec<u64>)> {
+        match start? {
+            Start::At { position, or_at, .. } => Some((position, or_at.iter().map(|offset| offset.get()).collect())),
+            Start::Resume | Start::Fresh => None,
+        }
+    }
+
+    #[test]
+    fn nothing_is_asked_of_the_primary_before_a_replica_comes() {
+        assert_eq!(start(&view(&[]), false), None);
+        assert_eq!(start(&view(&[(1, None)]), true), Some(Start::Fresh));
+        assert_eq!(start(&view(&[(1, Some(position('c', 0)))]), true), Some(Start::Fresh), "it was never a replica");
+        assert_eq!(begins(start(&view(&[(1, Some(position('c', 9)))]), true)), Some((position('c', 9), vec![])));
+        let mut waiting = view(&[]);
+        waiting.upstream.full_resync_needed = Some(FullResyncNeed { replid: id('c'), gap: Gap::NothingToContinue });
+        assert_eq!(guide(&waiting, &RelayOrders::default(), false).full_resync, None);
+        waiting.sessions = view(&[(1, None)]).sessions;
+        assert_eq!(guide(&waiting, &RelayOrders::default(), false).full_resync, Some(id('c')));
+    }
+
+    #[test]
+    fn after_a_restart_it_begins_where_the_lowest_of_its_replicas_stands() {
+        let back = |asks: &[(u16, Option<Position>)], is_patient| {
+            let mut view = view(asks);
+            view.previous = previous(&[1, 2]);
+            begins(start(&view, is_patient))
+        };
+        let both = [(1, Some(position('b', 90))), (2, Some(position('a', 40))), (3, Some(position('x', 5)))];
+        assert_eq!(back(&both, true), Some((position('b', 40), vec![90])), "under the present id, the others named too");
+        assert_eq!(back(&both[..1], true), None, "the second is still waited for");
+        assert_eq!(back(&both[..1], false), Some((position('b', 90), vec![])));
+        assert_eq!(back(&[(2, Some(position('a', 60)))], false), Some((position('b', 70), vec![])), "past its id's limit: another history");
+        assert_eq!(back(&[], false), Some((position('b', 70), vec![])), "nobody came: where the relay was");
+    }
+}

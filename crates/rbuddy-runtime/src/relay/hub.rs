@@ -5,10 +5,12 @@
 use super::RelayConfig;
 use super::files::Spool;
 use super::stretch::{Piece, Stretch, StretchKey};
-use crate::settings::Endpoint;
-use rbuddy_core::control::relay::{RelayView, SessionEnd, SessionState, SessionView, ToldToFollow, UpstreamState, UpstreamView};
+use crate::settings::{Credentials, Endpoint};
+use rbuddy_core::control::relay::{
+    AckPolicy, Previous, RelayView, SessionEnd, SessionState, SessionView, ToldToFollow, UpstreamState, UpstreamView,
+};
 use rbuddy_core::replication::history::{History, KnownId};
-use rbuddy_core::types::{DatasetId, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, ServerVersion, Time};
+use rbuddy_core::types::{DatasetId, Flavour, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, ServerVersion, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -48,6 +50,8 @@ pub(super) struct Inner {
     pub(super) stretches: Vec<Stretch>,
     /// Whose end the next PSYNC to the primary names.
     pub(super) candidate: Option<StretchKey>,
+    /// Where else that may begin, as long as nothing of it has arrived.
+    pub(super) or_at: Vec<Offset>,
     keys_given: u64,
     /// Last positions of ended histories that the controller has no use for.
     pub(super) discard_ended: BTreeSet<Position>,
@@ -63,6 +67,7 @@ pub(super) struct Inner {
     /// One on its way, or the one that failed last.
     pub(super) arrival: Option<Arrival>,
     pub(super) resumable: Option<(DatasetId, Position)>,
+    pub(super) previous: Option<Previous>,
     pub(super) request_done: Option<u64>,
     pub(super) request_error: Option<String>,
     pub(super) sessions: BTreeMap<NodeAddress, Session>,
@@ -114,9 +119,10 @@ impl Hub {
         config: RelayConfig,
         run_id: RunId,
         resumable: Option<(DatasetId, Position)>,
+        previous: Option<Previous>,
         view: watch::Receiver<RelayView>,
     ) -> Hub {
-        let inner = Inner::new(config.primary.address.clone(), config.clock.now(), resumable);
+        let inner = Inner { resumable, previous, ..Inner::new(config.primary.address.clone(), config.clock.now()) };
         Hub {
             config,
             run_id,
@@ -135,6 +141,12 @@ impl Hub {
     /// Where the primary is, and how to log in there.
     pub(super) fn primary(&self) -> Endpoint {
         Endpoint { address: self.lock().primary.clone(), ..self.config.primary.clone() }
+    }
+
+    /// What a replica must say: the relay's own password, else the primary's, as replicas know that one already.
+    pub(super) fn login(&self) -> Option<Credentials> {
+        let of_primary = || Some(Credentials { user: self.config.primary.user.clone(), password: self.config.primary.password.clone()? });
+        self.config.settings.auth.clone().or_else(of_primary)
     }
 
     pub(super) fn now(&self) -> Time {
@@ -189,32 +201,38 @@ impl Hub {
         self.lock().stretch(key).map(Stretch::subscribe)
     }
 
-    /// What to ACK upstream: the lowest ACK of the required replicas that follow the live history; where there is none, what was ACKed last.
-    /// Never above our own end, never less than before (a primary keeps the largest it was told).
+    /// What to ACK upstream, never above our own end and never less than before (a primary keeps the largest it was told).
+    ///
+    /// `replicated`: the lowest ACK of the required replicas that follow the live history; where there is none, what was ACKed last.
     pub(super) fn upstream_ack(&self, key: StretchKey, required: &BTreeSet<NodeAddress>) -> Option<Offset> {
         let mut inner = self.lock();
         let stretch = inner.stretch(key)?;
         let before = inner.acked.filter(|(of, _)| *of == key).map_or(stretch.begun, |(_, offset)| offset);
         let end = stretch.history.end;
-        let following = inner.sessions.iter().filter(|(address, session)| required.contains(address) && session.stretch == Some(key));
+        let is_required = |address: &NodeAddress| self.config.open || required.contains(address);
+        let following = inner.sessions.iter().filter(|(address, session)| is_required(address) && session.stretch == Some(key));
         let acks = following.filter_map(|(_, session)| match session.view.state {
             SessionState::Streaming { acked, .. } => Some(acked),
             SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
         });
-        let ack = acks.min().unwrap_or(before).max(before).min(end);
+        let ack = match self.config.settings.ack {
+            AckPolicy::Replicated => acks.min().unwrap_or(before).max(before).min(end),
+            AckPolicy::Received => end,
+        };
         inner.acked = Some((key, ack));
         Some(ack)
     }
 
-    /// What a Valkey primary is told of the replicas behind the relay: it picks the snapshot's format by it. Only the lowest version of all is safe,
-    /// so nothing is said while one of them has not announced any (protocol fact 1.3).
+    /// What a Valkey primary is told of the replicas behind the relay: it picks the snapshot's format by it, and only the lowest version of all is safe.
+    /// Nothing is said while one of them is unknown, or is a Redis, which loads none of Valkey's own formats (protocol fact 1.3).
     pub(super) fn version_to_announce(&self) -> Option<ServerVersion> {
         let inner = self.lock();
-        let is_known = |replica: &Endpoint| inner.versions.contains_key(&replica.address);
-        if !self.config.open && !self.config.replicas.iter().all(is_known) {
-            return None;
-        }
-        inner.versions.values().min().copied()
+        let expected: BTreeSet<&NodeAddress> = match self.config.open {
+            true => inner.sessions.keys().collect(),
+            false => self.config.replicas.iter().map(|replica| &replica.address).collect(),
+        };
+        let versions: Option<Vec<ServerVersion>> = expected.into_iter().map(|address| inner.versions.get(address).copied()).collect();
+        versions?.into_iter().min().filter(|lowest| lowest.flavour == Flavour::Valkey)
     }
 
     /// The upstream connection does something else now.
@@ -283,10 +301,11 @@ impl Hub {
 }
 
 impl Inner {
-    fn new(primary: NodeAddress, now: Time, resumable: Option<(DatasetId, Position)>) -> Inner {
+    fn new(primary: NodeAddress, now: Time) -> Inner {
         Inner {
             stretches: Vec::new(),
             candidate: None,
+            or_at: Vec::new(),
             keys_given: 0,
             discard_ended: BTreeSet::new(),
             acked: None,
@@ -295,7 +314,8 @@ impl Inner {
             told_to_follow: None,
             spool: None,
             arrival: None,
-            resumable,
+            resumable: None,
+            previous: None,
             request_done: None,
             request_error: None,
             sessions: BTreeMap::new(),
@@ -337,17 +357,35 @@ impl Inner {
         self.stretches.retain(|stretch| stretch.key != key);
     }
 
-    /// The primary goes on with this history: it is the live one (again), and the next PSYNC names its end.
-    pub(super) fn continue_history(&mut self, key: StretchKey, replid: Option<ReplId>) {
+    /// The primary goes on with this history behind `from`, under this id: it is the live one (again), and the next PSYNC names its end.
+    pub(super) fn continue_history(&mut self, key: StretchKey, from: Offset, replid: ReplId) {
         for stretch in &mut self.stretches {
             stretch.history.live = stretch.key == key;
         }
-        if let (Some(stretch), Some(replid)) = (self.stretch_mut(key), replid) {
+        if let Some(stretch) = self.stretch_mut(key) {
+            stretch.cut_back(from);
             stretch.history.rename(replid);
         }
+        self.or_at.clear();
         self.stretches.sort_by_key(|stretch| (stretch.history.live, stretch.key));
         self.candidate = Some(key);
         self.prune();
+    }
+
+    /// The history, of which nothing has arrived, begins here instead.
+    pub(super) fn begin_at(&mut self, key: StretchKey, offset: Offset) {
+        if let Some(stretch) = self.stretch_mut(key) {
+            stretch.begin_at(offset);
+        }
+    }
+
+    /// Behind which position a primary is asked to go on that does not say what it has: a promoted one has whole commands only, so an
+    /// unfinished one here would make the relay ask for more than it can give (protocol fact 4.4).
+    pub(super) fn last_whole_command(&mut self) -> Option<(StretchKey, Position)> {
+        let key = self.candidate?;
+        let stretch = self.stretch_mut(key)?;
+        let end = stretch.boundary().unwrap_or(stretch.history.end);
+        Some((key, Position::new(stretch.history.replid(), end)))
     }
 
     /// Drops ended histories that nobody needs.

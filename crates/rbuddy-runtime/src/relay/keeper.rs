@@ -1,4 +1,4 @@
-//! Carries out the orders to discard: ended histories, the snapshot and its stream. Each order names what it means, so one that was given before the
+//! Takes in what the orders say of replicas' versions, and carries out the orders to discard: ended histories, the snapshot and its stream. Each order names what it means, so one that was given before the
 //! next snapshot began cannot remove that one.
 
 use super::hub::Hub;
@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 pub(super) async fn keep(hub: Arc<Hub>, mut orders: watch::Receiver<RelayOrders>, cancel: CancellationToken) {
     let mut view = hub.view.clone();
     loop {
-        let (discard_snapshot, discard_ended) = {
+        let (discard_snapshot, discard_ended, versions) = {
             let orders = orders.borrow_and_update();
-            (orders.discard_snapshot, orders.discard_ended.clone())
+            (orders.discard_snapshot, orders.discard_ended.clone(), orders.versions.clone())
         };
         let is_discarded = |dataset| Some(dataset) == discard_snapshot;
         let removed = {
             let mut inner = hub.lock();
+            inner.versions.extend(versions);
             if inner.discard_ended != discard_ended {
                 inner.discard_ended = discard_ended;
                 inner.prune();

@@ -5,7 +5,9 @@
 use super::RelayConfig;
 use crate::settings::Endpoint;
 use bytes::BytesMut;
+use rbuddy_core::info::ServerInfo;
 use rbuddy_core::replication::answer::PsyncAnswer;
+use rbuddy_core::replication::prospect::{Gap, Obstacle};
 use rbuddy_core::resp::encode;
 use rbuddy_core::types::{NodeAddress, Position, ServerVersion};
 use socket2::{SockRef, TcpKeepalive};
@@ -38,6 +40,10 @@ pub(super) enum LinkError {
     Broken(io::Error),
     #[error("the primary is at {0} now")]
     Moved(NodeAddress),
+    #[error("{0}")]
+    NotNow(Obstacle),
+    #[error("a full resync is needed and not permitted yet: {0}")]
+    NotPermitted(Gap),
     #[error("no byte from the primary for {0:?}")]
     Silent(Duration),
     #[error("the primary does not take what it is sent")]
@@ -128,6 +134,22 @@ impl Link {
         Ok(())
     }
 
+    /// What the primary says of itself; `None` where it may not be asked.
+    pub(super) async fn info(&mut self) -> Result<Option<ServerInfo>, LinkError> {
+        self.send(&encode::request(&["INFO"])).await?;
+        let header = self.line().await?;
+        let Some((b'$', digits)) = header.split_first() else { return Ok(None) };
+        let length: Option<usize> = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+        let Some(length) = length.filter(|length| *length <= INFO_BYTES_MAX) else {
+            return Err(LinkError::Refused { command: "INFO", answer: shown(&header) });
+        };
+        while self.buffer.len() < length + LINE_END.len() {
+            timeout(self.patience, self.read()).await.map_err(|_| LinkError::Silent(self.patience))??;
+        }
+        let text = self.buffer.split_to(length + LINE_END.len());
+        Ok(Some(ServerInfo::parse(&String::from_utf8_lossy(&text))))
+    }
+
     /// Sends PSYNC and waits for what comes of it. `None` asks for a full resync.
     pub(super) async fn psync(&mut self, from: Option<Position>) -> Result<PsyncAnswer, LinkError> {
         let request = match from {
@@ -147,8 +169,7 @@ impl Link {
 
     async fn ask(&mut self, arguments: &[&str]) -> Result<String, LinkError> {
         self.send(&encode::request(arguments)).await?;
-        let line = self.line().await?;
-        Ok(String::from_utf8_lossy(&line).chars().take(200).collect())
+        Ok(shown(&self.line().await?))
     }
 
     /// The next line, without its end.
@@ -195,6 +216,11 @@ impl Link {
     }
 }
 
+/// A line as it may be shown.
+fn shown(line: &[u8]) -> String {
+    String::from_utf8_lossy(line).chars().take(200).collect()
+}
+
 /// A peer that is gone without a word is noticed even while nothing is expected of it.
 fn tune(stream: &TcpStream, patience: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
@@ -213,3 +239,6 @@ const DIAL_PATIENCE: Duration = Duration::from_secs(5);
 const SEND_PATIENCE: Duration = Duration::from_secs(5);
 const READ_BYTES: usize = 256 * 1024;
 const LINE_BYTES_MAX: usize = 1024;
+const LINE_END: &[u8] = b"\r\n";
+/// Servers tell a few kilobytes.
+const INFO_BYTES_MAX: usize = 1 << 20;

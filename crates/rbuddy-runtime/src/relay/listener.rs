@@ -138,14 +138,8 @@ async fn say(stream: &mut TcpStream, reply: &[u8]) -> Result<(), String> {
     }
 }
 
-/// What a replica must say: the relay's own password, else the primary's, as replicas know that one already.
 fn login(hub: &Hub) -> Option<Login> {
-    let config = &hub.config;
-    match (&config.settings.auth, &config.primary.password) {
-        (Some(own), _) => Some(Login { user: own.user.clone(), password: own.password.expose().to_owned() }),
-        (None, Some(password)) => Some(Login { user: config.primary.user.clone(), password: password.expose().to_owned() }),
-        (None, None) => None,
-    }
+    hub.login().map(|login| Login { user: login.user, password: login.password.expose().to_owned() })
 }
 
 fn report(hub: &Hub) -> SelfReport {

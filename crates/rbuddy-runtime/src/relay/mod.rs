@@ -6,6 +6,7 @@
 //! | where | what |
 //! | --- | --- |
 //! | `upstream` | the one connection to the primary |
+//! | `inquiry` | what the primary is asked, and what is looked at before |
 //! | `link` | dialling, handshake, lines: what both connections to the primary share |
 //! | `snapshotter` | snapshots on demand over a second connection |
 //! | `spool` | receiving a snapshot: to disk, checked, then offered |
@@ -22,6 +23,7 @@ mod backoff;
 mod disk_pace;
 mod files;
 mod hub;
+mod inquiry;
 mod keeper;
 mod link;
 mod listener;
@@ -124,7 +126,7 @@ pub async fn bind(config: RelayConfig) -> Result<Relay, RelayError> {
     let found = found.and_then(|found| found).map_err(|FileError { verb, path, source }| RelayError::Folder { verb, path, source })?;
     let resumable: Option<(DatasetId, Position)> = found.spool.as_ref().map(|(spool, history)| (spool.dataset, history.end_position()));
     let (publisher, view) = watch::channel(RelayView::default());
-    let hub = Arc::new(Hub::new(config, found.run_id, resumable, view));
+    let hub = Arc::new(Hub::new(config, found.run_id, resumable, found.previous, view));
     publisher.send_replace(view::compose(&hub.lock()));
     Ok(Relay { hub, listener, local_addr, publisher, found: found.spool })
 }
@@ -147,6 +149,7 @@ impl Relay {
         let roster = Arc::new(Roster::new(replicas, hub.config.open).await);
         let (tasks, stopping) = (&hub.tasks, &hub.stopping);
         tasks.spawn(view::publish(Arc::clone(&hub), publisher, stopping.clone()));
+        tasks.spawn(state::save_regularly(Arc::clone(&hub)));
         tasks.spawn(keeper::keep(Arc::clone(&hub), orders.clone(), stopping.clone()));
         tasks.spawn(Snapshotter::new(Arc::clone(&hub), orders.clone()).run(stopping.clone()));
         tasks.spawn(Upstream::new(Arc::clone(&hub), orders.clone()).run(found, stopping.clone()));

@@ -4,7 +4,7 @@ use super::files::Spool;
 use super::hub::Hub;
 use super::stretch::StretchKey;
 use rbuddy_core::replication::history::History;
-use rbuddy_core::replication::psync::{Asked, FullResyncReason, HoldReason, Permit, Verdict, decide};
+use rbuddy_core::replication::psync::{Asked, FullResyncReason, HoldReason, Permit, Verdict, decide, may_load};
 use rbuddy_core::types::{NodeAddress, Offset, ReplId, ServerVersion};
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ impl Hub {
     /// Decides, and ties the session to its history in the same moment, so that nobody drops that in between.
     pub(super) fn plan(&self, address: &NodeAddress, serial: u64, asked: Asked, permit: Permit, version: Option<ServerVersion>) -> Plan {
         let mut inner = self.lock();
+        let version = version.or_else(|| inner.versions.get(address).copied());
         let histories: Vec<History> = inner.stretches.iter().map(|stretch| stretch.history.clone()).collect();
         let live = inner.live().map(|stretch| stretch.key);
         let ready = inner.spool.clone().filter(|(key, spool)| Some(*key) == live && !spool.stream.is_given_up());
@@ -32,9 +33,8 @@ impl Hub {
                 Some(from) => Plan::Continue { key: inner.stretches[history].key, announce, from },
                 None => Plan::Hold(HoldReason::NeedsFullResync(FullResyncReason::NoSuchByte)),
             },
-            // A replica that is given a snapshot which it cannot load empties itself or dies (protocol fact 2.4).
-            (Verdict::Full { dataset, .. }, Some((_, spool))) if version.is_some_and(|version| !version.loads(spool.facts.version)) => {
-                Plan::Hold(HoldReason::NoSnapshot { dataset })
+            (Verdict::Full { .. }, Some((_, spool))) if !may_load(version, spool.facts.version) => {
+                Plan::Hold(HoldReason::CannotLoad { rdb: spool.facts.version, version })
             }
             (Verdict::Full { reason, .. }, Some((key, spool))) => {
                 // The history may have been renamed since the snapshot: same bytes, and the id that goes on is the one to learn.

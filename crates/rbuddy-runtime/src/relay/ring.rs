@@ -25,6 +25,11 @@ impl Ring {
         Ring { blocks: VecDeque::new(), filling: Vec::new(), start, capacity }
     }
 
+    /// Empty again; the first byte that it gets is the one after `start`.
+    pub(super) fn begin_at(&mut self, start: Offset) {
+        *self = Ring::new(start, self.capacity);
+    }
+
     /// Bytes before the first one that is kept.
     pub(super) fn start(&self) -> Offset {
         self.start

@@ -14,12 +14,14 @@ use super::listener::{Door, refuse};
 use super::plan::Plan;
 use super::stream_session::Streaming;
 use super::stretch::StretchKey;
+use crate::admin::AdminConnection;
+use crate::settings::Endpoint;
 use bytes::{Buf, Bytes, BytesMut};
 use rbuddy_core::control::relay::{RelayOrders, SessionState, SessionView};
 use rbuddy_core::replication::handshake::Identity;
 use rbuddy_core::replication::psync::{Asked, FullResyncReason, Permit};
 use rbuddy_core::resp::request::{RequestLimits, parse};
-use rbuddy_core::types::{NextByte, NodeAddress, Offset, Position, ReplId};
+use rbuddy_core::types::{NextByte, NodeAddress, Offset, Position, ReplId, ServerVersion};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -84,6 +86,7 @@ pub(super) struct Session {
     pub(super) identity: Identity,
     pub(super) serial: u64,
     asked: Asked,
+    was_looked_at: bool,
     pub(super) replaced: CancellationToken,
     pub(super) stopping: CancellationToken,
     /// When it last said anything.
@@ -127,6 +130,7 @@ pub(super) async fn run(arrived: Arrived, door: Door) {
         identity,
         serial,
         asked,
+        was_looked_at: false,
         replaced,
         stopping: cancel,
         heard: Instant::now(),
@@ -173,6 +177,10 @@ impl Session {
                         self.hub.session_state(&self.address, self.serial, SessionState::Held(reason));
                     }
                 }
+                Plan::Full { .. } if self.is_to_be_looked_at() => {
+                    self.identity.version = version_of(&self.hub, &self.address).await;
+                    continue;
+                }
                 plan @ (Plan::Continue { .. } | Plan::Full { .. }) => return Ok(plan),
             }
             let mut gone = false;
@@ -189,6 +197,11 @@ impl Session {
                 return Err(SessionOver::Stopping);
             }
         }
+    }
+
+    /// Before a replica gets a snapshot its version must be known, if it can be: the controller knows it, Valkey tells it, others are asked once.
+    fn is_to_be_looked_at(&mut self) -> bool {
+        self.hub.config.open && self.identity.version.is_none() && !std::mem::replace(&mut self.was_looked_at, true)
     }
 
     /// What the controller allows; `None` for a stranger. Before it has spoken at all, everybody waits.
@@ -283,6 +296,27 @@ impl Session {
     }
 }
 
+/// Asks a replica that is only known by its connection, at the address that it announced. Many have the same password as the one they say here.
+async fn version_of(hub: &Hub, address: &NodeAddress) -> Option<ServerVersion> {
+    let login = hub.login();
+    let (user, password) = login.map_or((None, None), |login| (login.user, Some(login.password)));
+    let endpoint = Endpoint { address: address.clone(), user, password };
+    let look = async { AdminConnection::open(&endpoint, LOOK_PATIENCE).await?.info().await };
+    match timeout(LOOK_PATIENCE, look).await {
+        Ok(Ok(info)) => {
+            hub.lock().versions.extend(info.version.map(|version| (address.clone(), version)));
+            info.version
+        }
+        Ok(Err(error)) => {
+            info!(group = %hub.config.group, replica = %address, %error, "the replica's version is not known");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// A replica that waits for its answer answers others at once.
+const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 const NEWLINE_EVERY: Duration = Duration::from_secs(1);
 const LINE_PATIENCE: Duration = Duration::from_secs(10);
 const PIECE_BYTES: usize = 256 * 1024;

@@ -186,7 +186,7 @@ pub(super) async fn install(hub: &Hub, key: StretchKey, spool: Spool) -> Result<
     let saving = hub.saving.lock().await;
     // Before the write: should we be stopped in it, a file that is named must be there. One that is not is swept at the next start.
     spool.keep(true);
-    if let Err(error) = hub.write_state(&saving, Some((key, Arc::clone(&spool)))).await {
+    if let Err(error) = hub.write_state(&saving, Some((key, Arc::clone(&spool))), None).await {
         spool.keep(false);
         return Err(error.into());
     }
@@ -221,7 +221,7 @@ pub(super) async fn install(hub: &Hub, key: StretchKey, spool: Spool) -> Result<
         Err(error) => {
             spool.keep(false);
             let current = hub.lock().spool.clone();
-            hub.write_state(&saving, current).await?;
+            hub.write_state(&saving, current, None).await?;
             Err(error)
         }
     }

@@ -4,16 +4,19 @@
 //! The end of the stream is not written down: it is the last byte in the stream file.
 
 use super::files::{FileError, Spool, StoredFile, StreamFile};
-use super::hub::Hub;
-use super::stretch::StretchKey;
+use super::hub::{Hub, Session};
+use super::stretch::{Stretch, StretchKey};
+use rbuddy_core::control::relay::{Previous, SessionState};
 use rbuddy_core::replication::history::History;
 use rbuddy_core::replication::rdb::RdbFacts;
-use rbuddy_core::types::{DatasetId, RunId};
+use rbuddy_core::types::{DatasetId, NodeAddress, RunId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// `relay.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -21,8 +24,11 @@ struct Saved {
     run_id: RunId,
     /// The machine's boot during which this was written.
     boot: String,
-    /// The live history's ids, for people who look.
+    /// The live history, and where it was then.
     live: Option<History>,
+    /// Who followed it.
+    #[serde(default)]
+    replicas: BTreeSet<NodeAddress>,
     spool: Option<SavedSpool>,
 }
 
@@ -41,6 +47,8 @@ pub(super) struct Found {
     pub(super) run_id: RunId,
     /// A complete snapshot with its stream, and its history, which ends with the stream's last byte.
     pub(super) spool: Option<(Spool, History)>,
+    /// What it followed.
+    pub(super) previous: Option<Previous>,
 }
 
 /// Reads the folder and removes what is of no use. Blocking.
@@ -60,11 +68,13 @@ pub(super) fn load(dir: &Path) -> Result<Found, FileError> {
                     None
                 }
             });
-            Found { run_id: saved.run_id, spool }
+            let replicas = saved.replicas;
+            let previous = saved.live.map(|live| Previous { ids: live.ids().to_vec(), end: live.end_position(), replicas });
+            Found { run_id: saved.run_id, spool, previous }
         }
         Err(reason) => {
             tracing::info!(dir = %dir.display(), reason, "no state of an earlier run");
-            Found { run_id: new_run_id(), spool: None }
+            Found { run_id: new_run_id(), spool: None, previous: None }
         }
     };
     sweep(dir, found.spool.as_ref().map(|(spool, _)| spool))?;
@@ -107,7 +117,14 @@ impl Hub {
     pub(super) async fn save(&self) -> Result<(), FileError> {
         let saving = self.saving.lock().await;
         let current = self.lock().spool.clone();
-        self.write_state(&saving, current).await
+        self.write_state(&saving, current, None).await
+    }
+
+    /// Writes `relay.json` as things will be once this history has its new id.
+    pub(super) async fn save_renamed(&self, key: StretchKey, history: &History) -> Result<(), FileError> {
+        let saving = self.saving.lock().await;
+        let current = self.lock().spool.clone();
+        self.write_state(&saving, current, Some((key, history))).await
     }
 
     /// Writes `relay.json` with `spool` as the snapshot to go on from. Whoever changes which that is holds `saving` until it is true, or
@@ -116,13 +133,18 @@ impl Hub {
         &self,
         _saving: &tokio::sync::MutexGuard<'_, ()>,
         spool: Option<(StretchKey, Arc<Spool>)>,
+        upcoming: Option<(StretchKey, &History)>,
     ) -> Result<(), FileError> {
         let saved = {
             let inner = self.lock();
-            let live = inner.live().map(|stretch| stretch.history.clone());
+            let history = |stretch: &Stretch| {
+                let upcoming = upcoming.filter(|(key, _)| *key == stretch.key);
+                upcoming.map_or_else(|| stretch.history.clone(), |(_, history)| history.clone())
+            };
+            let live = inner.live().map(history);
             let spool = spool.and_then(|(key, spool)| {
                 // The ids under which its stream goes on. A snapshot that was taken in mid-history begins that history anew.
-                let mut history = inner.stretch(key)?.history.clone();
+                let mut history = history(inner.stretch(key)?);
                 history.dataset = Some(spool.dataset);
                 Some(SavedSpool {
                     dataset: spool.dataset,
@@ -132,13 +154,36 @@ impl Hub {
                     history,
                 })
             });
-            Saved { run_id: self.run_id, boot: boot_id(), live, spool }
+            let follows = |session: &Session| matches!(session.view.state, SessionState::Streaming { .. });
+            let replicas = inner.sessions.iter().filter(|(_, session)| follows(session)).map(|(address, _)| address.clone()).collect();
+            Saved { run_id: self.run_id, boot: boot_id(), live, replicas, spool }
         };
         let dir = self.config.dir.clone();
         let written = tokio::task::spawn_blocking(move || write(&dir, &saved)).await;
         written.unwrap_or_else(|join| {
             Err(FileError { verb: "write", path: self.config.dir.join(FILE_NAME), source: std::io::Error::other(join) })
         })
+    }
+}
+
+/// Writes down where the relay is, now and then and at the end: a relay without a controller begins again by it.
+pub(super) async fn save_regularly(hub: Arc<Hub>) {
+    let mut written = None;
+    loop {
+        let is_last = tokio::select! {
+            () = tokio::time::sleep(SAVE_EVERY) => false,
+            () = hub.stopping.cancelled() => true,
+        };
+        let now = hub.lock().live().map(|live| live.history.end_position());
+        if now.is_some() && now != written {
+            match hub.save().await {
+                Ok(()) => written = now,
+                Err(error) => tracing::warn!(group = %hub.config.group, %error, "state of the relay not written"),
+            }
+        }
+        if is_last {
+            return;
+        }
     }
 }
 
@@ -167,6 +212,7 @@ pub(super) fn new_name(prefix: &str) -> String {
     format!("{prefix}{:016x}", fastrand::u64(..))
 }
 
+const SAVE_EVERY: Duration = Duration::from_secs(10);
 const FILE_NAME: &str = "relay.json";
 const TEMPORARY_NAME: &str = "relay.json.new";
 pub(super) const SNAPSHOT_PREFIX: &str = "snapshot-";

@@ -70,6 +70,25 @@ impl Stretch {
         self.files.iter().filter_map(Weak::upgrade).map(|file| file.written()).min()
     }
 
+    /// The primary never had what lies behind `offset`.
+    pub(super) fn cut_back(&mut self, offset: Offset) {
+        debug_assert!(offset <= self.history.end);
+        self.history.cut_back(offset);
+    }
+
+    /// It begins here instead; nothing has arrived yet.
+    pub(super) fn begin_at(&mut self, offset: Offset) {
+        self.history.begin_at(offset);
+        self.ring.begin_at(offset);
+        self.begun = offset;
+        self.end.send_replace(offset);
+    }
+
+    /// The last place where no command is open, as far as known.
+    pub(super) fn boundary(&mut self) -> Option<Offset> {
+        None
+    }
+
     /// What the slowest file does not have yet.
     pub(super) fn unwritten_bytes(&self) -> u64 {
         self.written().and_then(|written| written.bytes_behind(self.history.end)).unwrap_or(0)

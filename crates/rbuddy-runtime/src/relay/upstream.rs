@@ -13,10 +13,12 @@ use super::backoff::Backoff;
 use super::disk_pace::DiskPace;
 use super::files::Spool;
 use super::hub::{Hub, history_at};
-use super::link::{Link, LinkError, Purpose};
+use super::inquiry::{Inquiry, inquire};
+use super::link::{Link, LinkError};
 use super::spool;
 use super::stretch::StretchKey;
-use rbuddy_core::control::relay::{RelayOrders, Start, UpstreamState};
+use memchr::memmem;
+use rbuddy_core::control::relay::{AckPolicy, FullResync, RelayOrders, Start, UpstreamState};
 use rbuddy_core::replication::answer::PsyncAnswer;
 use rbuddy_core::replication::history::History;
 use rbuddy_core::resp::encode;
@@ -112,19 +114,23 @@ impl Upstream {
     /// One connection from its beginning to its end.
     async fn follow(&mut self) -> Ended {
         let hub = Arc::clone(&self.hub);
-        let (mut link, answer, asked) = match unless_moved(primary_moved(&hub, self.orders.clone()), self.ask()).await {
-            Ok(asked) => asked,
+        let inquiry = match unless_moved(primary_moved(&hub, self.orders.clone()), inquire(&hub, &self.orders)).await {
+            Ok(inquiry) => inquiry,
             Err(cause) => return Ended { cause, in_snapshot: false },
         };
+        let Inquiry { mut link, answer, asked, gap } = inquiry;
         let key = match answer {
             PsyncAnswer::Continue(replid) => match self.go_on(asked, replid).await {
                 Some(key) => key,
                 None => return Ended { cause: unexpected("+CONTINUE though nothing was asked for"), in_snapshot: false },
             },
-            PsyncAnswer::FullResync(position) => match self.full_resync(&mut link, asked.map(|(_, at)| at), position).await {
-                Ok(key) => key,
-                Err(cause) => return Ended { cause, in_snapshot: true },
-            },
+            PsyncAnswer::FullResync(given) => {
+                let full = FullResync { asked: asked.map(|(_, at)| at), given: DatasetId(given), gap };
+                match self.full_resync(&mut link, full).await {
+                    Ok(key) => key,
+                    Err(cause) => return Ended { cause, in_snapshot: true },
+                }
+            }
             PsyncAnswer::Wait | PsyncAnswer::Refused(_) => return Ended { cause: unexpected("no answer"), in_snapshot: false },
         };
         self.quick.reset();
@@ -136,49 +142,41 @@ impl Upstream {
         }
     }
 
-    /// Up to the answer to PSYNC, which names the end of the history that may go on; without one it asks for everything.
-    async fn ask(&mut self) -> Result<(Link, PsyncAnswer, Option<(StretchKey, Position)>), LinkError> {
-        let primary = self.hub.primary();
-        let mut link = Link::dial(&primary.address, self.hub.config.settings.upstream_timeout).await?;
-        self.hub.upstream(UpstreamState::Handshake);
-        let version = self.hub.version_to_announce();
-        link.shake_hands(&self.hub.config, &primary, Purpose::Follow, version).await?;
-        let asked = {
-            let inner = self.hub.lock();
-            inner.candidate.and_then(|key| inner.stretch(key)).map(|stretch| (stretch.key, stretch.history.end_position()))
-        };
-        let answer = link.psync(asked.map(|(_, at)| at)).await?;
-        Ok((link, answer, asked))
-    }
-
-    /// `+CONTINUE`. A changed id is on disk before replicas learn it.
+    /// `+CONTINUE`. What the primary never had is cut off; a changed id is on disk before any replica can learn it.
     async fn go_on(&mut self, asked: Option<(StretchKey, Position)>, replid: Option<ReplId>) -> Option<StretchKey> {
-        let (key, at) = asked?;
-        let hub = &self.hub;
-        hub.lock().continue_history(key, replid);
-        let now_named = replid.unwrap_or(at.replid);
+        let ((key, at), hub) = (asked?, &self.hub);
+        let mut history = hub.lock().stretch(key)?.history.clone();
+        let had = history.end;
+        history.cut_back(at.offset);
+        history.rename(replid.unwrap_or(at.replid));
+        let now_named = history.replid();
         if now_named != at.replid {
             info!(group = %hub.config.group, from = at.replid.short(), to = now_named.short(), offset = %at.offset, "the primary's history has a new id");
-            if let Err(error) = hub.save().await {
+            if let Err(error) = hub.save_renamed(key, &history).await {
                 warn!(group = %hub.config.group, %error, "state of the relay not written");
             }
         }
-        hub.update(|inner| inner.upstream.partial_resyncs += 1);
+        if history.end < had {
+            info!(group = %hub.config.group, %had, end = %history.end, "cut back to what the primary has");
+        }
+        hub.update(|inner| {
+            inner.continue_history(key, history.end, now_named);
+            inner.upstream.partial_resyncs += 1;
+        });
         info!(group = %hub.config.group, asked = %at.offset.next_byte(), replid = now_named.short(), "partial resync from the primary");
         Some(key)
     }
 
     /// `+FULLRESYNC`. The live history has ended, unless the snapshot does not arrive whole: then it never did.
-    async fn full_resync(&mut self, link: &mut Link, asked: Option<Position>, given: Position) -> Result<StretchKey, LinkError> {
-        let (hub, dataset) = (&self.hub, DatasetId(given));
-        match asked {
-            Some(asked) => info!(group = %hub.config.group, asked = %asked, given = %given, "full resync from the primary"),
-            None => info!(group = %hub.config.group, given = %given, "full resync from the primary: nothing to continue from"),
-        }
-        let history = History::starting_at(given, Some(dataset));
+    async fn full_resync(&mut self, link: &mut Link, full: FullResync) -> Result<StretchKey, LinkError> {
+        let (hub, dataset) = (&self.hub, full.given);
+        let asked = full.asked.map(tracing::field::display);
+        let reason = full.gap.map_or_else(|| "it did not say".to_owned(), |gap| gap.to_string());
+        info!(group = %hub.config.group, asked, given = %dataset, reason, "full resync from the primary");
+        let history = History::starting_at(dataset.0, Some(dataset));
         let key = hub.update(|inner| {
             inner.upstream.full_resyncs += 1;
-            inner.upstream.last_full_resync = Some((asked, dataset));
+            inner.upstream.last_full_resync = Some(full);
             inner.begin_history(history, hub.config.settings.backlog_bytes)
         });
         hub.upstream(UpstreamState::ReceivingSnapshot);
@@ -217,10 +215,15 @@ impl Upstream {
         let mut disk_pace = DiskPace::new();
         loop {
             if !link.buffer.is_empty() {
+                let is_asked = hub.config.settings.ack == AckPolicy::Received && memmem::find(&link.buffer, GETACK).is_some();
                 hub.append(key, &link.buffer);
                 link.buffer.clear();
                 last_byte = Instant::now();
                 disk_pace.keep(&hub, key).await;
+                if is_asked {
+                    // With `replicated` it is the replicas that are asked, and their answers come by themselves.
+                    hub.acked.notify_one();
+                }
             }
             tokio::select! {
                 read = link.read() => read?,
@@ -277,8 +280,9 @@ async fn begin(hub: &Arc<Hub>, start: Start, found: Option<(Spool, History)>) {
             warn!(group = %hub.config.group, "nothing on disk to go on from: a full resync it is");
             None
         }
-        (Start::At { position, earlier }, found) => {
+        (Start::At { position, or_at, earlier }, found) => {
             discard(found);
+            hub.lock().or_at = or_at;
             info!(group = %hub.config.group, %position, "going on from where the replicas are");
             Some(history_at(position, None, &earlier))
         }
@@ -335,4 +339,6 @@ fn unexpected(answer: &str) -> LinkError {
     LinkError::Refused { command: "PSYNC", answer: answer.to_owned() }
 }
 
+/// How every server asks its replicas for an ACK at once (`WAIT`). One that two reads share is answered within the second.
+const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
 const ACK_EVERY: Duration = Duration::from_secs(1);

@@ -32,6 +32,7 @@ pub(super) async fn publish(hub: Arc<Hub>, view: watch::Sender<RelayView>, cance
 pub(super) fn compose(inner: &Inner) -> RelayView {
     RelayView {
         resumable: inner.resumable,
+        previous: inner.previous.clone(),
         upstream: inner.upstream.clone(),
         told_to_follow: inner.told_to_follow.clone(),
         histories: inner.stretches.iter().map(|stretch| stretch.history.clone()).collect(),

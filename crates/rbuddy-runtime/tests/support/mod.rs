@@ -11,6 +11,7 @@ use rbuddy_runtime::settings::{Endpoint, RelaySettings, Secret};
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -92,6 +93,17 @@ impl Server {
         self.command(&["EVAL", script, "0", prefix, &count.to_string()]).await;
     }
 
+    /// Writes, and has `WAIT` count the replicas that have it. On one connection: `WAIT` is about what its own connection wrote.
+    pub(crate) async fn written_and_waited_for(&self, patience_ms: u32) -> i64 {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).expect("an address");
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let mut connection = client.get_multiplexed_async_connection_with_config(&patient).await.expect("it answers");
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("INCR").arg("waited for").ignore().cmd("WAIT").arg(1).arg(patience_ms);
+        let (reached,): (i64,) = pipeline.query_async(&mut connection).await.expect("it obeys");
+        reached
+    }
+
     pub(crate) async fn follow(&self, port: u16) {
         self.command(&["REPLICAOF", "127.0.0.1", &port.to_string()]).await;
     }
@@ -141,7 +153,7 @@ fn free_port() -> u16 {
 /// A running relay.
 pub(crate) struct Relay {
     pub(crate) port: u16,
-    pub(crate) orders: watch::Sender<RelayOrders>,
+    pub(crate) orders: Arc<watch::Sender<RelayOrders>>,
     pub(crate) view: watch::Receiver<RelayView>,
     cancel: CancellationToken,
     task: JoinHandle<Result<(), RelayError>>,
@@ -169,15 +181,34 @@ pub(crate) fn password(text: &str) -> Option<Secret> {
     Some(Secret::new(text))
 }
 
+/// A controller that permits every full resync.
+async fn permit(mut view: watch::Receiver<RelayView>, orders: Arc<watch::Sender<RelayOrders>>) {
+    loop {
+        let needed = view.borrow_and_update().upstream.full_resync_needed.map(|need| need.replid);
+        orders.send_if_modified(|orders| std::mem::replace(&mut orders.full_resync, needed) != needed);
+        if view.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 impl Relay {
+    /// With a controller that permits every full resync.
     pub(crate) async fn start(config: RelayConfig, orders: RelayOrders) -> Relay {
+        let relay = Relay::start_strict(config, orders).await;
+        tokio::spawn(permit(relay.view.clone(), Arc::clone(&relay.orders)));
+        relay
+    }
+
+    /// Nothing happens that the test does not order.
+    pub(crate) async fn start_strict(config: RelayConfig, orders: RelayOrders) -> Relay {
         let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
         let relay = bind(config).await.expect("the relay binds");
         let (orders, received) = watch::channel(orders);
         let cancel = CancellationToken::new();
         let (port, view) = (relay.local_addr().port(), relay.view());
         let task = tokio::spawn(relay.run(received, cancel.clone()));
-        Relay { port, orders, view, cancel, task }
+        Relay { port, orders: Arc::new(orders), view, cancel, task }
     }
 
     pub(crate) fn order(&self, change: impl FnOnce(&mut RelayOrders)) {
@@ -200,13 +231,13 @@ impl Relay {
 }
 
 /// Asks again until it is so.
-pub(crate) async fn eventually<F: Future<Output = Result<(), String>>>(what: &str, mut attempt: impl FnMut() -> F) {
+pub(crate) async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, mut attempt: impl FnMut() -> F) {
     let deadline = Instant::now() + PATIENCE;
     let mut every = tokio::time::interval(Duration::from_millis(25));
     loop {
         every.tick().await;
         match attempt().await {
-            Ok(()) => return,
+            Ok(_) => return,
             Err(last) => assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}; last seen {last}"),
         }
     }

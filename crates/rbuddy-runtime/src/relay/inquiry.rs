@@ -1,0 +1,124 @@
+//! The way up to the answer to PSYNC: dial, hand-shake, look at what the primary says of itself, and only then ask.
+//!
+//! Promises: where the primary lets the relay look (`+info`), no full resync is asked for that was not permitted
+//! ([`RelayOrders::full_resync`]); a promoted primary is asked exactly behind the last byte that both have (protocol fact 4.4); where it may not be
+//! looked at, behind the last whole command. A refusal never becomes `PSYNC ? -1`. Not here: what is done with the answer ([`super::upstream`]).
+
+use super::hub::Hub;
+use super::link::{Link, LinkError, Purpose};
+use super::stretch::StretchKey;
+use rbuddy_core::control::relay::{FullResyncNeed, RelayOrders, UpstreamState};
+use rbuddy_core::info::ServerInfo;
+use rbuddy_core::replication::answer::PsyncAnswer;
+use rbuddy_core::replication::history::History;
+use rbuddy_core::replication::prospect::{Gap, Prospect, beginning, prospect};
+use rbuddy_core::types::{Position, ReplId};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::info;
+
+/// A PSYNC that was answered.
+#[derive(Debug)]
+pub(super) struct Inquiry {
+    pub(super) link: Link,
+    pub(super) answer: PsyncAnswer,
+    /// What was asked for: the history, and the position behind which it may go on.
+    pub(super) asked: Option<(StretchKey, Position)>,
+    /// Why it had to come to a full resync, where that was seen before.
+    pub(super) gap: Option<Gap>,
+}
+
+/// What to ask for.
+enum Question {
+    /// A partial resync.
+    Behind(StretchKey, Position),
+    /// As things are, this can only come to a full resync.
+    Everything(Option<(StretchKey, Position)>, FullResyncNeed),
+    /// What comes of it cannot be told.
+    Blind(Option<(StretchKey, Position)>),
+}
+
+/// Asks the primary to go on, or, once that is permitted, for everything.
+pub(super) async fn inquire(hub: &Hub, orders: &watch::Receiver<RelayOrders>) -> Result<Inquiry, LinkError> {
+    let primary = hub.primary();
+    let mut link = Link::dial(&primary.address, hub.config.settings.upstream_timeout).await?;
+    hub.upstream(UpstreamState::Handshake);
+    link.shake_hands(&hub.config, &primary, Purpose::Follow, hub.version_to_announce()).await?;
+    let (asked, gap) = settle(hub, &mut link, orders.clone()).await?;
+    hub.update(|inner| inner.upstream.full_resync_needed = None);
+    let answer = link.psync(asked.map(|(_, at)| at)).await?;
+    Ok(Inquiry { link, answer, asked, gap })
+}
+
+/// Until it is clear what to ask for, and permitted. The primary is looked at again while the word is awaited: it may be another one by then.
+async fn settle(
+    hub: &Hub,
+    link: &mut Link,
+    mut orders: watch::Receiver<RelayOrders>,
+) -> Result<(Option<(StretchKey, Position)>, Option<Gap>), LinkError> {
+    let mut looks = 0;
+    loop {
+        let need = match question(hub, link.info().await?)? {
+            Question::Behind(key, at) => return Ok((Some((key, at)), None)),
+            Question::Blind(asked) => return Ok((asked, None)),
+            Question::Everything(asked, need) if orders.borrow_and_update().full_resync == Some(need.replid) => {
+                info!(group = %hub.config.group, primary = need.replid.short(), reason = %need.gap, "asking for a full resync");
+                return Ok((asked, Some(need.gap)));
+            }
+            Question::Everything(_, need) => need,
+        };
+        hub.update(|inner| inner.upstream.full_resync_needed = Some(need));
+        looks += 1;
+        if looks > LOOKS_MAX {
+            return Err(LinkError::NotPermitted(need.gap));
+        }
+        // In time or not: what is right by now is looked at above.
+        let _ = timeout(LOOK_EVERY, permitted(&mut orders, need.replid)).await;
+    }
+}
+
+async fn permitted(orders: &mut watch::Receiver<RelayOrders>, replid: ReplId) {
+    let word = orders.wait_for(|orders| orders.full_resync == Some(replid)).await.map(drop);
+    if word.is_err() {
+        // Whoever gives orders is gone: the relay is about to end.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What to ask a primary that says this of itself.
+fn question(hub: &Hub, info: Option<ServerInfo>) -> Result<Question, LinkError> {
+    let mut inner = hub.lock();
+    let Some(info) = info else { return Ok(Question::Blind(inner.last_whole_command())) };
+    let candidate = |inner: &super::hub::Inner| -> Option<(StretchKey, History)> {
+        let stretch = inner.stretch(inner.candidate?)?;
+        Some((stretch.key, stretch.history.clone()))
+    };
+    let mut known = candidate(&inner);
+    let mut found = prospect(known.as_ref().map(|(_, history)| history), &info);
+    // Where the replicas are spread out, it begins where the primary still can, without those that are further back.
+    if let (Prospect::FullResync(Gap::BacklogTooShort { .. }), Some((key, history))) = (found, &known)
+        && let Some(place) = beginning(history, &inner.or_at, &info)
+    {
+        info!(group = %hub.config.group, given_up = %history.end, %place, "the primary does not reach back to all replicas: beginning where it does");
+        inner.begin_at(*key, place);
+        known = candidate(&inner);
+        found = prospect(known.as_ref().map(|(_, history)| history), &info);
+    }
+    let end = known.as_ref().map(|(key, history)| (*key, history.end_position()));
+    match (found, end) {
+        (Prospect::Continue(at), Some((key, _))) => Ok(Question::Behind(key, at)),
+        (Prospect::NotNow(obstacle), _) => Err(LinkError::NotNow(obstacle)),
+        // With what we have rather than `? -1`: should the primary be able to go on after all, it does.
+        (Prospect::FullResync(gap), _) => match info.replid {
+            Some(replid) => Ok(Question::Everything(end, FullResyncNeed { replid, gap })),
+            None => Ok(Question::Blind(end)),
+        },
+        (Prospect::Continue(_), None) | (Prospect::Unknown, _) => Ok(Question::Blind(inner.last_whole_command())),
+    }
+}
+
+/// Between two looks at a primary while permission is awaited.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Then the connection is made anew, so that one that died is noticed.
+const LOOKS_MAX: u32 = 10;
