@@ -7,12 +7,15 @@ use rbuddy_core::control::Controller;
 use rbuddy_core::control::action::{Action, Outcome, Output, ServerCommand};
 use rbuddy_core::control::assignment::Assignment;
 use rbuddy_core::control::event::{Event, Node, Probe, ProbeResult};
-use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, SessionView, SnapshotState, SnapshotView, Start, UpstreamState};
+use rbuddy_core::control::relay::{
+    FullResyncNeed, RelayOrders, RelayView, SessionState, SessionView, SnapshotState, SnapshotView, Start, UpstreamState,
+};
 use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::control::state::DurableState;
 use rbuddy_core::control::status::{GroupStatus, Operation, OperationResult, Phase};
 use rbuddy_core::info::{Keyspace, Role, ServerInfo};
 use rbuddy_core::replication::history::History;
+use rbuddy_core::replication::prospect::Gap;
 use rbuddy_core::replication::psync::{Asked, HoldReason, Permit, Verdict, decide};
 use rbuddy_core::types::{DatasetId, Flavour, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, ServerVersion, Time};
 use std::collections::BTreeMap;
@@ -389,6 +392,10 @@ impl Scene {
             }
         } else if self.view.upstream.state != UpstreamState::Streaming {
             self.dial();
+            if self.view.upstream.state == UpstreamState::Handshake {
+                // It waits for permission: nothing arrives.
+                return;
+            }
         }
         let end = Offset::new(self.primary.offset).expect("small");
         if let Some(live) = self.view.histories.iter_mut().find(|history| history.live) {
@@ -418,11 +425,19 @@ impl Scene {
                 && position.offset.get() <= self.primary.offset
                 && position.offset.get() + 1 >= self.primary.backlog_from
         });
-        self.view.upstream.down_since = None;
         if accepted {
-            self.view.upstream.state = UpstreamState::Streaming;
+            (self.view.upstream.state, self.view.upstream.down_since) = (UpstreamState::Streaming, None);
             return;
         }
+        // The real relay looks at the primary's INFO and waits for the word.
+        let replid = self.primary.replid;
+        if self.orders.full_resync != Some(replid) {
+            let gap = asked.map_or(Gap::NothingToContinue, |ours| Gap::OtherHistory { ours: ours.replid, theirs: replid });
+            self.view.upstream.full_resync_needed = Some(FullResyncNeed { replid, gap });
+            self.view.upstream.state = UpstreamState::Handshake;
+            return;
+        }
+        (self.view.upstream.full_resync_needed, self.view.upstream.down_since) = (None, None);
         self.view.upstream.state = UpstreamState::ReceivingSnapshot;
         self.sync_full += 1;
         self.view.histories.iter_mut().for_each(|history| history.live = false);
@@ -463,7 +478,7 @@ impl Scene {
                     let is_paused = self.orders.paused_streams.contains(replica);
                     if !is_paused {
                         server.offset = history.end.get();
-                        if history.live && self.primary.up && !self.link_cut {
+                        if history.live && self.view.upstream.state == UpstreamState::Streaming {
                             (server.keys, server.expires) = (self.primary.keys, self.primary.expires);
                         }
                     }
