@@ -297,6 +297,7 @@ fn a_paused_group_changes_nothing() {
     scene.run(Duration::from_secs(10));
     assert_eq!((scene.active(), scene.commands.len()), (vec![A], before));
     assert_eq!(scene.sync_full, 0, "not even the primary is asked for a full resync");
+    assert!(scene.status().explanation.contains("a full resync from the primary waits"), "{}", scene.status().explanation);
     assert!(scene.operate(Operation::Failover).is_err());
     scene.operate(Operation::Resume).expect("resumed");
     scene.until(SOON, "it goes on", |scene| is_normal(scene) && scene.active() == [B]);

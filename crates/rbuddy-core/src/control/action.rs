@@ -11,7 +11,6 @@ use std::fmt;
 /// What `poll_output` gives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "a handful of outputs per event; a box would only cost readability")]
 pub enum Output {
     /// Do this before asking for the next output.
     Action(Action),
@@ -28,7 +27,7 @@ pub enum Action {
     /// Publish who may be read.
     Assign(Assignment),
     /// Publish what the relay is to do.
-    Orders(RelayOrders),
+    Orders(Box<RelayOrders>),
     /// Publish what webhooks have to deliver.
     Outbox(Vec<Notification>),
     /// Send a command to a replica; ends in exactly one `Event::Outcome`.

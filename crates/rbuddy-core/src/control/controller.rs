@@ -278,7 +278,7 @@ impl Controller {
             self.published_outbox = Some(self.state.outbox.clone());
         }
         if self.orders != orders {
-            self.outputs.push_back(Action::Orders(orders.clone()));
+            self.outputs.push_back(Action::Orders(Box::new(orders.clone())));
             self.orders = orders;
         }
         for (replica, command) in std::mem::take(&mut self.commands) {

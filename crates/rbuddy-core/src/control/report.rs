@@ -57,7 +57,9 @@ impl Controller {
             return (Phase::Starting, self.explain_start());
         }
         if self.state.paused {
-            return (Phase::Paused, "paused by an operator; `rbuddy resume` to go on".into());
+            let need = self.world.relay.upstream.full_resync_needed;
+            let waits = need.map(|need| format!("; a full resync from the primary waits for that ({})", need.gap)).unwrap_or_default();
+            return (Phase::Paused, format!("paused by an operator; `rbuddy resume` to go on{waits}"));
         }
         if let Some(refusal) = &self.refusal {
             let unserved = if serving.is_empty() { "no replica can be read, and " } else { "" };

@@ -280,7 +280,7 @@ impl Scene {
                 Action::Assign(assignment) => self.assignment = Some(assignment),
                 Action::Orders(orders) => {
                     self.discarded.extend(orders.discard_snapshot);
-                    self.orders = orders;
+                    self.orders = *orders;
                 }
                 Action::Outbox(_) => {}
                 Action::Reply { result, .. } => self.reply = Some(result),

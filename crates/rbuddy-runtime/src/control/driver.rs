@@ -208,7 +208,7 @@ impl Driver {
                 self.assignment.send_replace(Arc::new(assignment));
             }
             Action::Orders(orders) => {
-                self.orders.send_replace(orders);
+                self.orders.send_replace(*orders);
             }
             Action::Outbox(outbox) => {
                 self.outbox.send_replace(Arc::new(outbox));

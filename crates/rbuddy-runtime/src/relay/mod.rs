@@ -59,6 +59,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use upstream::Upstream;
 
@@ -112,6 +113,9 @@ pub enum RelayError {
         /// Why.
         source: io::Error,
     },
+    /// A part of it ended, or panicked.
+    #[error("a part of the relay ended although nobody asked it to ({0}): report this")]
+    Ended(String),
 }
 
 /// Binds the port (0 takes a free one), reads what a previous run left and removes what is of no use.
@@ -147,20 +151,28 @@ impl Relay {
         let Relay { hub, listener, publisher, found, .. } = self;
         let replicas = hub.config.replicas.iter().map(|replica| replica.address.clone()).collect();
         let roster = Arc::new(Roster::new(replicas, hub.config.open).await);
-        let (tasks, stopping) = (&hub.tasks, &hub.stopping);
-        tasks.spawn(view::publish(Arc::clone(&hub), publisher, stopping.clone()));
-        tasks.spawn(state::save_regularly(Arc::clone(&hub)));
-        tasks.spawn(keeper::keep(Arc::clone(&hub), orders.clone(), stopping.clone()));
-        tasks.spawn(Snapshotter::new(Arc::clone(&hub), orders.clone()).run(stopping.clone()));
-        tasks.spawn(Upstream::new(Arc::clone(&hub), orders.clone()).run(found, stopping.clone()));
-        tasks.spawn(listener::listen(listener, Door { hub: Arc::clone(&hub), roster, orders, cancel: stopping.clone() }));
-        cancel.cancelled().await;
+        let (stopping, mut parts) = (hub.stopping.clone(), JoinSet::new());
+        parts.spawn(view::publish(Arc::clone(&hub), publisher, stopping.clone()));
+        parts.spawn(state::save_regularly(Arc::clone(&hub)));
+        parts.spawn(keeper::keep(Arc::clone(&hub), orders.clone(), stopping.clone()));
+        parts.spawn(Snapshotter::new(Arc::clone(&hub), orders.clone()).run(stopping.clone()));
+        parts.spawn(Upstream::new(Arc::clone(&hub), orders.clone()).run(found, stopping.clone()));
+        parts.spawn(listener::listen(listener, Door { hub: Arc::clone(&hub), roster, orders, cancel: stopping.clone() }));
+        // None of them ends by itself. One that did, or panicked, would leave a relay that looks alive.
+        let result = tokio::select! {
+            () = cancel.cancelled() => Ok(()),
+            Some(ended) = parts.join_next() => Err(RelayError::Ended(ended.map_or_else(|panic| panic.to_string(), |()| "by itself".to_owned()))),
+        };
         stopping.cancel();
-        tasks.close();
-        if tokio::time::timeout(STOP_PATIENCE, tasks.wait()).await.is_err() {
+        hub.tasks.close();
+        let all = async {
+            while parts.join_next().await.is_some() {}
+            hub.tasks.wait().await;
+        };
+        if tokio::time::timeout(STOP_PATIENCE, all).await.is_err() {
             tracing::warn!(group = %hub.config.group, "a part of the relay did not stop in time");
         }
-        Ok(())
+        result
     }
 }
 
