@@ -27,6 +27,6 @@ pub use proxy::{FaultProxy, Link};
 pub use readers::{Readers, ReadersOptions, Source};
 pub use server::{Data, Server, ServerOptions};
 pub use tally::Tally;
-pub use wait::wait_until;
+pub use wait::{wait_until, wait_until_polled};
 pub use webhook::{Notice, WebhookReceiver};
 pub use writer::{Writer, WriterOptions};

@@ -103,6 +103,11 @@ impl Server {
         self.folder.join("dump.rdb")
     }
 
+    /// Its process, while one runs: for those who measure what it uses.
+    pub fn process(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
     /// Ends the process at once, as a crash does.
     pub async fn kill(&mut self) -> Result<(), LabError> {
         match self.child.take() {
@@ -225,7 +230,7 @@ impl Server {
     }
 
     async fn signal(&self, name: &str) -> Result<(), LabError> {
-        let Some(process) = self.child.as_ref().and_then(Child::id) else {
+        let Some(process) = self.process() else {
             return Err(LabError::NotStarted {
                 binary: self.binary.path.display().to_string(),
                 why: "it does not run".to_owned(),

@@ -7,7 +7,17 @@ use std::time::{Duration, Instant};
 const POLL_EVERY: Duration = Duration::from_millis(20);
 
 /// Polls `look` until it gives `Ok`; its `Err` says what was seen instead.
-pub async fn wait_until<T>(what: &str, within: Duration, mut look: impl AsyncFnMut() -> Result<T, String>) -> Result<T, LabError> {
+pub async fn wait_until<T>(what: &str, within: Duration, look: impl AsyncFnMut() -> Result<T, String>) -> Result<T, LabError> {
+    wait_until_polled(what, within, POLL_EVERY, look).await
+}
+
+/// [`wait_until`] for those who measure when it became true, and want to know it more exactly.
+pub async fn wait_until_polled<T>(
+    what: &str,
+    within: Duration,
+    every: Duration,
+    mut look: impl AsyncFnMut() -> Result<T, String>,
+) -> Result<T, LabError> {
     let started = Instant::now();
     loop {
         // Each look is bounded too: a server that hangs must not stop the clock.
@@ -19,6 +29,6 @@ pub async fn wait_until<T>(what: &str, within: Duration, mut look: impl AsyncFnM
         if started.elapsed() >= within {
             return Err(LabError::Timeout { what: what.to_owned(), within, last });
         }
-        tokio::time::sleep(POLL_EVERY).await;
+        tokio::time::sleep(every).await;
     }
 }
