@@ -1,5 +1,5 @@
 # What people and CI call. Everything is said by the scripts; nothing is installed behind anybody's back.
-.PHONY: help setup test-servers demo test check fmt
+.PHONY: help setup test-servers demo test bench-relay check fmt
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -15,6 +15,11 @@ demo: setup ## watch reads survive a primary that breaks in three ways
 
 test: test-servers ## run all tests against real servers
 	@scripts/run-tests $(ARGS)
+
+bench-relay: setup ## measure the relay beside direct replication, HAProxy and socat (ARGS=--quick shows that it works)
+	@scripts/setup-bench
+	cargo build --quiet --release --bin rbuddy --bin rbuddy-bench
+	@target/release/rbuddy-bench $(ARGS)
 
 fmt: ## format the code
 	cargo fmt --all

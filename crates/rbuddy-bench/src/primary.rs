@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 /// How long one answer may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// How long it may take to notice that its replicas have gone and to end a child.
-const AT_REST_WITHIN: Duration = Duration::from_secs(60);
+/// How long it may take to notice that its replicas have gone, and to end a child that saves.
+const AT_REST_WITHIN: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 pub(crate) struct Primary {

@@ -96,13 +96,15 @@ impl Replica {
     }
 }
 
-/// Waits until all serve; gives when the last one did. They are watched one after another: the last one is seen as it happens, whoever it is.
-pub(crate) async fn until_all_serve(replicas: &mut [Replica], keys: u64, started: Instant, within: Duration) -> anyhow::Result<Duration> {
-    let mut last = Duration::ZERO;
+/// Waits until all serve; gives the phases of the first one, with the moment when the last one served. They are watched one after another: the
+/// last one is seen as it happens, whoever it is.
+pub(crate) async fn until_all_serve(replicas: &mut [Replica], keys: u64, started: Instant, within: Duration) -> anyhow::Result<Phases> {
+    let mut all: Option<Phases> = None;
     for replica in replicas {
-        last = replica.until_it_serves(keys, started, within).await?.serves;
+        let phases = replica.until_it_serves(keys, started, within).await?;
+        all = Some(Phases { serves: phases.serves, ..all.unwrap_or(phases) });
     }
-    Ok(last)
+    all.context("no replicas")
 }
 
 /// Ends them all.

@@ -2,7 +2,8 @@
 //! it takes until all serve.
 //!
 //! Attached at once, direct replicas get the best a primary can do for them: it waits for all of them and forks once
-//! (`repl-diskless-sync-max-replicas`, where the server has it; else each one that comes while a child runs waits for the next).
+//! (`repl-diskless-sync-max-replicas`, where the server has it; else each one that comes while a child runs waits for the next). It looks only
+//! once a second whether they are there: their clock starts with the first byte, so that this wait is no gain of the relay.
 
 use super::patience;
 use super::words::{NONE, figure, mb, megabytes, seconds};
@@ -102,7 +103,8 @@ async fn measure(bench: &Bench, primary: &mut Primary, way: Way, case: Case, key
             for replica in &mut replicas {
                 replica.follow(pipe.address()).await?;
             }
-            until_all_serve(&mut replicas, keys, started, within).await.with_context(|| pipe.log_tail())?
+            let phases = until_all_serve(&mut replicas, keys, started, within).await.with_context(|| pipe.log_tail())?;
+            if waits { phases.serves.saturating_sub(phases.first_byte.unwrap_or_default()) } else { phases.serves }
         }
         Case::OneAfterAnother(_) => {
             let mut last = Duration::ZERO;
@@ -114,6 +116,9 @@ async fn measure(bench: &Bench, primary: &mut Primary, way: Way, case: Case, key
         }
     };
     let paid = primary.paid().await? - before;
+    if way == Way::Relay && paid.forks > 1 {
+        out::progress(&format!("fanout: {} forks instead of 1; {}", paid.forks, pipe.log_tail()));
+    }
     let relay_peak = pipe.memory()?.map(|memory| memory.resident_peak);
     end_all(replicas).await?;
     pipe.close().await?;
@@ -126,7 +131,7 @@ fn report(bench: &Bench, keys: u64, small_peak: Option<u64>, runs: &Runs) -> Rep
     report.note(format!(
         "{keys} keys, {} MB of keys and values. {} rounds in turn, medians; fresh replicas and a fresh relay each time. From the first REPLICAOF (relay: from \
          before its process starts) until the last one serves. Direct replicas that come at once are waited for by the primary, which forks once for all of \
-         them and looks once a second whether they are there; otherwise `repl-diskless-sync-delay 0`.",
+         them; their clock starts with their first byte, so that this wait does not count. Otherwise `repl-diskless-sync-delay 0`.",
         mb(bytes),
         bench.sizes.fanout_rounds,
     ));

@@ -73,7 +73,9 @@ async fn measure(bench: &Bench, primary: &Primary, way: Way) -> anyhow::Result<Q
             return Err(reason.unwrap_or(error)).with_context(|| pipe.log_tail());
         }
     };
-    let arrivals = replica.await.context("the replica panicked")?.with_context(|| pipe.log_tail())?;
+    let replica =
+        tokio::time::timeout(WITHIN, replica).await.with_context(|| format!("writes were still on their way after {WITHIN:?}"))?;
+    let arrivals = replica.context("the replica panicked")?.with_context(|| pipe.log_tail())?;
     pipe.close().await?;
     quantiles(&sent, &arrivals)
 }

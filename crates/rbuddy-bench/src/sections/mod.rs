@@ -57,6 +57,6 @@ impl fmt::Display for Section {
 
 /// How long something that moves this many bytes may take: far more than it should, so that only what hangs is cut off.
 fn patience(bytes: u64) -> Duration {
-    const BYTES_PER_SECOND_AT_LEAST: u64 = 2_000_000;
+    const BYTES_PER_SECOND_AT_LEAST: u64 = 4_000_000;
     Duration::from_secs(60 + bytes / BYTES_PER_SECOND_AT_LEAST)
 }

@@ -34,12 +34,12 @@ impl Pressure {
     }
 }
 
-/// Writes while `look` is called with every look at the lag, then waits until all replicas have caught up.
+/// Writes while `look` is called with every look at the lag, then waits until all replicas have caught up. Each of the two has a deadline.
 pub(super) async fn press(
     flood: Flood,
     primary: &mut Primary,
     replicas: &mut [Replica],
-    drains_within: Duration,
+    within: Duration,
     mut look: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<Pressure> {
     let before = primary.offset().await?;
@@ -52,6 +52,7 @@ pub(super) async fn press(
         tokio::select! {
             ended = &mut writing => break ended.context("write at full speed")?,
             _ = ticks.tick() => {
+                anyhow::ensure!(started.elapsed() < within, "not everything was written within {within:?}");
                 lag_max = lag_max.max(lag(primary, replicas).await?);
                 look()?;
             }
@@ -59,7 +60,7 @@ pub(super) async fn press(
     };
     let end = primary.offset().await?;
     for replica in &mut *replicas {
-        let caught_up = wait_until_polled("a replica to catch up", drains_within, POLL_EVERY, async || {
+        let caught_up = wait_until_polled("a replica to catch up", within, POLL_EVERY, async || {
             let offset = replica.offset().await.map_err(|error| format!("{error:#}"))?;
             if offset >= end { Ok(()) } else { Err(format!("{offset} of {end}")) }
         });

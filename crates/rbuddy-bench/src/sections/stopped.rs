@@ -19,6 +19,8 @@ const VALUE_BYTES: [usize; 2] = [10_000, 100];
 /// The constant of "bounded by backlog + a constant": program, snapshot and socket buffers.
 const CONSTANT: u64 = 64 * 1024 * 1024;
 const LAG_BAR: u64 = 64 * MB;
+/// How long it may take longer than it should, to write and to catch up.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// A look at a file's size costs little, a look at all of them more.
 const DISK_EVERY: Duration = Duration::from_secs(1);
 
@@ -83,9 +85,7 @@ async fn measure(bench: &Bench, value_bytes: usize, report: &mut Report) -> anyh
         }
         Ok(())
     };
-    // As fast as anything was ever seen here, times the run: how long a drain may take must not hang on how much was written.
-    let pressure =
-        press(flood, &mut primary, &mut replicas, patience(time.as_secs() * 1000 * MB), look).await.with_context(|| pipe.log_tail())?;
+    let pressure = press(flood, &mut primary, &mut replicas, time + PATIENCE, look).await.with_context(|| pipe.log_tail())?;
     let paid = primary.paid().await? - paid_before;
     // Between two looks it may have been more.
     let peak = seen.peak.max(pipe.memory()?.context("the relay is a process")?.resident_peak);
@@ -111,6 +111,9 @@ async fn measure(bench: &Bench, value_bytes: usize, report: &mut Report) -> anyh
         format!("{} MB, {resyncs} and {} resyncs, {} MB/s", mb(pressure.lag_max), paid.full_resyncs, tenths(pressure.mb_per_second())),
         pressure.lag_max <= LAG_BAR && resyncs == 0 && paid.full_resyncs == 0,
     );
+    if resyncs > 0 || paid.full_resyncs > 0 {
+        out::progress(&format!("stopped: links were cut; {}", pipe.log_tail()));
+    }
     // SIGKILL ends a stopped process too.
     stopped.end().await?;
     end_all(replicas).await?;

@@ -80,6 +80,9 @@ async fn measure(bench: &Bench, (way, count): Setting, value_bytes: usize, volum
     let pressure = press(flood, &mut primary, &mut replicas, patience(volume), || Ok(())).await.with_context(|| pipe.log_tail())?;
     let cpu = spent(&pipe, cpu_before)?;
     let resyncs = replicas.iter().map(|replica| replica.full_resyncs().saturating_sub(1)).sum();
+    if resyncs > 0 {
+        out::progress(&format!("stream: {resyncs} resyncs while it was written; {}", pipe.log_tail()));
+    }
     end_all(replicas).await?;
     pipe.close().await?;
     primary.end().await?;
