@@ -16,9 +16,11 @@ demo: setup ## watch reads survive a primary that breaks in three ways
 test: test-servers ## run all tests against real servers
 	@scripts/run-tests $(ARGS)
 
-bench-relay: setup ## measure the relay beside direct replication, HAProxy and socat (ARGS=--quick shows that it works)
-	@scripts/setup-bench
-	cargo build --quiet --release --bin rbuddy --bin rbuddy-bench
+# Only the report goes to stdout.
+bench-relay: ## measure the relay beside direct replication, HAProxy and socat (ARGS=--quick shows that it works)
+	@scripts/setup >&2
+	@scripts/setup-bench >&2
+	@cargo build --quiet --release --bin rbuddy --bin rbuddy-bench
 	@target/release/rbuddy-bench $(ARGS)
 
 fmt: ## format the code

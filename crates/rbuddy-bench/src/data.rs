@@ -1,5 +1,5 @@
-//! A dataset such as applications have: mostly strings of 32 B to 4 KB (a tenth of them with a TTL far away), hashes, lists, sets and sorted
-//! sets. The values are noise that LZF cannot shorten, so that the snapshot is about as large as the data.
+//! A dataset such as applications have: mostly strings of 32 B to 4 KB (a tenth of them with a TTL far away), hashes, lists, sets and
+//! sorted sets. The values are noise that LZF cannot shorten, so that the snapshot is about as large as the data.
 //!
 //! Nothing checks these values: whether data arrive unharmed is for the tests, which use the laboratory's checkable dataset.
 

@@ -1,6 +1,6 @@
-//! A replica that applies nothing: it takes a full resync, acknowledges what it gets once a second, and notes when each numbered write arrives.
-//! A real replica could only be asked, and asking costs more than what is measured here. Blocking sockets, for the same reason: nothing
-//! stands between the kernel's wake-up and the timestamp.
+//! A replica that applies nothing: it takes a full resync, acknowledges what it gets once a second, and notes when each numbered write
+//! arrives. A real replica could only be asked, and asking costs more than what is measured here. Blocking sockets, for the same reason:
+//! nothing stands between the kernel's wake-up and the timestamp.
 
 use anyhow::Context;
 use memchr::memmem;

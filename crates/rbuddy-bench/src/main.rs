@@ -1,13 +1,14 @@
 //! Measures what the relay costs and gives, beside direct replication and beside TCP pipes, in one run on one machine.
 //!
-//! Progress goes to stderr, the tables to stdout. A bar that is missed is a result and no failure; the exit status tells only whether every
-//! measurement could be made. Nothing outlives the run: servers and pipes are killed when their owners are dropped, also at SIGINT and SIGTERM.
+//! Progress goes to stderr, the tables to stdout. A bar that is missed is a result and no failure; the exit status tells only whether
+//! every measurement could be made. Nothing outlives the run: servers and pipes are killed when their owners are dropped, also at SIGINT
+//! and SIGTERM.
 //!
 //! | where | what |
 //! | --- | --- |
 //! | [`args`] | the command line, and how large a run is |
 //! | [`sections`] | one file per table |
-//! | [`bench`], [`primary`], [`replica`], [`pipe`] | what is started: folders, servers, the relay and its competitors |
+//! | [`mod@bench`], [`primary`], [`replica`], [`pipe`] | what is started: folders, servers, the relay and its competitors |
 //! | [`data`], [`flood`], [`pipeline`] | what is written |
 //! | [`fake_replica`] | a replica that timestamps the stream instead of applying it |
 //! | [`process`], [`stats`] | what is read from /proc, medians |

@@ -1,5 +1,5 @@
-//! A blocking client that keeps several batches of requests on their way: as cheap as a writer can be, so that it is never what is measured.
-//! It expects one line of answer for each request, and takes an error for the end.
+//! A blocking client that keeps several batches of requests on their way: as cheap as a writer can be, so that it is never what is
+//! measured. It expects one line of answer for each request, and takes an error for the end.
 
 use anyhow::Context;
 use std::collections::VecDeque;
@@ -7,7 +7,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// Batches that may be unanswered. Their answers are a few bytes each and fit into the socket's buffers, so neither side can block the other.
+/// Batches that may be unanswered. Their answers are a few bytes each and fit into the socket's buffers, so neither side can block the
+/// other.
 const UNANSWERED_MAX: usize = 4;
 /// How long a server may neither take nor answer anything.
 const PROGRESS_WITHIN: Duration = Duration::from_secs(60);

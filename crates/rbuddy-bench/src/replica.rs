@@ -96,8 +96,8 @@ impl Replica {
     }
 }
 
-/// Waits until all serve; gives the phases of the first one, with the moment when the last one served. They are watched one after another: the
-/// last one is seen as it happens, whoever it is.
+/// Waits until all serve; gives the phases of the first one, with the moment when the last one served. They are watched one after
+/// another: the last one is seen as it happens, whoever it is.
 pub(crate) async fn until_all_serve(replicas: &mut [Replica], keys: u64, started: Instant, within: Duration) -> anyhow::Result<Phases> {
     let mut all: Option<Phases> = None;
     for replica in replicas {

@@ -1,12 +1,12 @@
-//! Many replicas: 1, 2, 4 and 8 attached at once, and 4 one after another, directly and through one relay. What the primary pays, and how long
-//! it takes until all serve.
+//! Many replicas: 1, 2, 4 and 8 attached at once, and 4 one after another, directly and through one relay. What the primary pays, and how
+//! long it takes until all serve.
 //!
 //! Attached at once, direct replicas get the best a primary can do for them: it waits for all of them and forks once
-//! (`repl-diskless-sync-max-replicas`, where the server has it; else each one that comes while a child runs waits for the next). It looks only
-//! once a second whether they are there: their clock starts with the first byte, so that this wait is no gain of the relay.
+//! (`repl-diskless-sync-max-replicas`, where the server has it; else each one that comes while a child runs waits for the next). It looks
+//! only once a second whether they are there: their clock starts with the first byte, so that this wait is no gain of the relay.
 
 use super::patience;
-use super::words::{NONE, figure, mb, megabytes, seconds};
+use super::words::{NONE, figure, mb, megabytes, rounds, seconds};
 use crate::bench::Bench;
 use crate::data::Mix;
 use crate::out;
@@ -129,11 +129,12 @@ fn report(bench: &Bench, keys: u64, small_peak: Option<u64>, runs: &Runs) -> Rep
     let mut report = Report::new("fanout: what the primary pays for many replicas");
     let bytes = bench.sizes.fanout_dataset;
     report.note(format!(
-        "{keys} keys, {} MB of keys and values. {} rounds in turn, medians; fresh replicas and a fresh relay each time. From the first REPLICAOF (relay: from \
-         before its process starts) until the last one serves. Direct replicas that come at once are waited for by the primary, which forks once for all of \
-         them; their clock starts with their first byte, so that this wait does not count. Otherwise `repl-diskless-sync-delay 0`.",
+        "{keys} keys, {} MB of keys and values. {} in turn, medians; fresh replicas and a fresh relay each time. From the first \
+         REPLICAOF (relay: from before its process starts) until the last one serves. Direct replicas that come at once are waited for \
+         by the primary, which forks once for all of them; their clock starts with their first byte, so that this wait does not count. \
+         Otherwise `repl-diskless-sync-delay 0`.",
         mb(bytes),
-        bench.sizes.fanout_rounds,
+        rounds(bench.sizes.fanout_rounds),
     ));
     report.table(["replicas", "way", "forks", "primary's CPU s", "primary sent MB", "until all serve, s", "relay's peak MB"]);
     for case in CASES {

@@ -1,7 +1,7 @@
-//! Propagation of single writes: one at a time, at a modest rate, from the moment before a SET is sent to the primary until its bytes arrive at
-//! a (fake) replica. What the direct way takes is subtracted, round by round.
+//! Propagation of single writes: one at a time, at a modest rate, from the moment before a SET is sent to the primary until its bytes
+//! arrive at a (fake) replica. What the direct way takes is subtracted, round by round.
 
-use super::words::{NONE, tenths};
+use super::words::{self, NONE, tenths};
 use crate::bench::Bench;
 use crate::fake_replica::{Arrival, FakeReplica, KEY, value_of};
 use crate::out;
@@ -129,11 +129,11 @@ fn quantiles(sent: &BTreeMap<u64, Instant>, arrivals: &[Arrival]) -> anyhow::Res
 fn report(bench: &Bench, ways: &[Way], rounds: &BTreeMap<Way, Vec<Quantiles>>) -> Report {
     let mut report = Report::new("latency: propagation of single writes");
     report.note(format!(
-        "One SET at a time, {} a second, {} samples in each of {} rounds in turn; medians of the rounds. From before the SET is sent until its bytes are read by \
-         a replica that only timestamps. Added: against the direct way of the same round.",
+        "One SET at a time, {} a second, {} samples in each of {} in turn; medians of the rounds. From before the SET is sent until \
+         its bytes are read by a replica that only timestamps. Added: against the direct way of the same round.",
         Duration::from_secs(1).as_micros() / PACE.as_micros(),
         bench.sizes.latency_samples,
-        bench.sizes.latency_rounds,
+        words::rounds(bench.sizes.latency_rounds),
     ));
     report.table(["way", "p50 µs", "p99 µs", "added p50 µs", "added p99 µs"]);
     let of = |way: Way| rounds.get(&way).map(Vec::as_slice).unwrap_or_default();

@@ -3,7 +3,7 @@
 //! The clock of the relay starts before its process does: it takes the snapshot as soon as it runs, and a clock that started with the
 //! replica's REPLICAOF would not see part of that.
 
-use super::words::{NONE, as_seconds, figure, mb, seconds};
+use super::words::{NONE, as_seconds, figure, mb, rounds, seconds};
 use super::{patience, words};
 use crate::bench::Bench;
 use crate::data::Mix;
@@ -82,12 +82,12 @@ async fn resync(bench: &Bench, primary: &Primary, way: Way, keys: u64, bytes: u6
 fn report(bench: &Bench, keys: u64, snapshot: u64, direct: &[Run], relay: &[Run]) -> Report {
     let mut report = Report::new("resync: full resync of one replica until it serves");
     report.note(format!(
-        "{keys} keys, {} MB of keys and values, an RDB of {} MB. {} rounds in turn, medians; a fresh replica and a fresh relay (empty folder) each time. \
-         From REPLICAOF (relay: from before its process starts) until link up, not loading, DBSIZE right. Servers at their defaults but for \
-         `repl-diskless-sync-delay 0`.",
+        "{keys} keys, {} MB of keys and values, an RDB of {} MB. {} in turn, medians; a fresh replica and a fresh relay (empty folder) \
+         each time. From REPLICAOF (relay: from before its process starts) until link up, not loading, DBSIZE right. Servers at their \
+         defaults but for `repl-diskless-sync-delay 0`.",
         mb(bench.sizes.resync_dataset),
         mb(snapshot),
-        direct.len(),
+        rounds(bench.sizes.resync_rounds),
     ));
     report.table(["way", "until it serves, s", "least", "most", "until its first byte, s", "transfer, s", "load, s", "relay's peak MB"]);
     for (way, runs) in [(Way::Direct, direct), (Way::Relay, relay)] {

@@ -1,5 +1,5 @@
-//! Memory of the relay while one of its two replicas is stopped (SIGSTOP: its connection stays open and takes nothing) and the primary is written
-//! to at full speed. The other replica must not notice.
+//! Memory of the relay while one of its two replicas is stopped (SIGSTOP: its connection stays open and takes nothing) and the primary is
+//! written to at full speed. The other replica must not notice.
 
 use super::patience;
 use super::pressure::press;
@@ -37,8 +37,8 @@ struct Seen {
 pub(super) async fn run(bench: &Bench) -> anyhow::Result<Report> {
     let mut report = Report::new("stopped: the relay's memory with a stopped replica");
     report.note(format!(
-        "Full write speed for {} s, two replicas, one of them stopped. `--backlog {BACKLOG}`; the constant is taken as {} MB. Servers at their defaults, \
-         also `client-output-buffer-limit`.",
+        "Full write speed for {} s, two replicas, one of them stopped. `--backlog {BACKLOG}`; the constant is taken as {} MB. Servers \
+         at their defaults, also `client-output-buffer-limit`.",
         bench.sizes.stopped_for.as_secs(),
         mb(CONSTANT),
     ));

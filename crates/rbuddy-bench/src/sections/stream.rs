@@ -1,9 +1,9 @@
-//! Full write speed with small and large values, a fixed volume each: how fast the stream reaches the replica, what that costs in between, how far
-//! the replica falls behind.
+//! Full write speed with small and large values, a fixed volume each: how fast the stream reaches the replica, what that costs in
+//! between, how far the replica falls behind.
 
 use super::patience;
 use super::pressure::{Pressure, press};
-use super::words::{NONE, figure, mb, seconds, tenths};
+use super::words::{NONE, figure, mb, rounds, seconds, tenths};
 use crate::args::MB;
 use crate::bench::Bench;
 use crate::flood::{Flood, Load, Until};
@@ -39,10 +39,11 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<Report> {
     settings.push((Way::Relay, 2));
     let mut report = Report::new("stream: full write speed");
     report.note(format!(
-        "Two connections write pipelined SETs; {} rounds in turn, medians (lag and resyncs: the worst). MB/s: stream from the first write until the last replica \
-         has applied the last byte. CPU: of what stands in between, per 10⁹ bytes of stream. `client-output-buffer-limit replica 0 0 0` on the primary: with \
-         the default a replica that falls behind by 256 MB would be cut off instead of measured. socat with `-b 262144`, HAProxy at its defaults.",
-        bench.sizes.stream_rounds,
+        "Two connections write pipelined SETs; {} in turn, medians (lag and resyncs: the worst). MB/s: stream from the first write \
+         until the last replica has applied the last byte. CPU: of what stands in between, per 10⁹ bytes of stream. \
+         `client-output-buffer-limit replica 0 0 0` on the primary: with the default a replica that falls behind by 256 MB would be cut \
+         off instead of measured. socat with `-b 262144`, HAProxy at its defaults.",
+        rounds(bench.sizes.stream_rounds),
     ));
     for (value_bytes, volume) in bench.sizes.stream_volumes {
         let mut runs = Runs::new();

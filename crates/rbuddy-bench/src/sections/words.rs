@@ -30,6 +30,11 @@ pub(super) fn mb(bytes: impl Into<Option<u64>>) -> String {
     tenths(bytes.into().map(megabytes))
 }
 
+/// `1 round`, `5 rounds`
+pub(super) fn rounds(count: u16) -> String {
+    if count == 1 { "1 round".to_owned() } else { format!("{count} rounds") }
+}
+
 pub(super) fn as_seconds(durations: impl IntoIterator<Item = Duration>) -> impl Iterator<Item = f64> {
     durations.into_iter().map(|duration| duration.as_secs_f64())
 }
