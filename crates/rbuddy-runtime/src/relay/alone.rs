@@ -4,7 +4,7 @@
 //! for. After a restart it waits a moment for the replicas that it had, as the primary covers least of what it forgot if it begins where they are.
 
 use super::{RelayConfig, RelayError};
-use rbuddy_core::control::relay::{Previous, RelayOrders, RelayView, SessionState, Start};
+use rbuddy_core::control::relay::{Previous, RelayOrders, RelayView, SessionState, Start, UpstreamState};
 use rbuddy_core::replication::psync::HoldReason;
 use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position};
 use std::collections::BTreeMap;
@@ -58,7 +58,7 @@ fn guide(view: &RelayView, now: &RelayOrders, is_patient: bool) -> RelayOrders {
     next.discard_snapshot = is_of_no_use.map(|snapshot| snapshot.dataset);
     let is_wanted = any_held(view, |reason| matches!(reason, HoldReason::NeedsFullResync(_)));
     let is_asked_for = now.snapshot_request > view.snapshot_request_done;
-    if is_wanted && view.snapshot.is_none() && !is_asked_for && view.live().is_some() {
+    if is_wanted && view.snapshot.is_none() && !is_asked_for && view.upstream.state == UpstreamState::Streaming {
         next.snapshot_request = Some(now.snapshot_request.unwrap_or(0) + 1);
     }
     next

@@ -174,6 +174,8 @@ impl Upstream {
         let reason = full.gap.map_or_else(|| "it did not say".to_owned(), |gap| gap.to_string());
         info!(group = %hub.config.group, asked, given = %dataset, reason, "full resync from the primary");
         let history = History::starting_at(dataset.0, Some(dataset));
+        // Told before the history is: one that is live and has no snapshot on its way looks as if a snapshot had to be asked for.
+        spool::announce(hub, dataset);
         let key = hub.update(|inner| {
             inner.upstream.full_resyncs += 1;
             inner.upstream.last_full_resync = Some(full);
@@ -194,10 +196,7 @@ impl Upstream {
         let hub = &self.hub;
         let stream = match spool::start_stream(hub, key, dataset) {
             Ok(stream) => stream,
-            Err(error) => {
-                spool::announce(hub, dataset);
-                return Err(error.into());
-            }
+            Err(error) => return Err(error.into()),
         };
         let (snapshot, facts) = spool::receive(hub, link, dataset).await?;
         spool::install(hub, key, Spool { dataset, facts, snapshot, stream }).await?;
