@@ -8,9 +8,10 @@ use rbuddy_core::control::relay::{Previous, RelayOrders, RelayView, SessionState
 use rbuddy_core::replication::psync::HoldReason;
 use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position};
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 /// Runs a relay that serves every replica that comes, until cancelled.
@@ -19,9 +20,9 @@ pub async fn run_alone(config: RelayConfig, cancel: CancellationToken) -> Result
     let mut view = relay.view();
     let (orders, received) = watch::channel(RelayOrders::default());
     let guide = async {
-        let mut waits_until = Instant::now() + COMEBACK_PATIENCE;
+        let mut patience = pin!(sleep(COMEBACK_PATIENCE));
+        let mut is_patient = true;
         loop {
-            let is_patient = Instant::now() < waits_until;
             let next = guide(&view.borrow_and_update(), &orders.borrow(), is_patient);
             orders.send_if_modified(|now| {
                 let modified = *now != next;
@@ -33,7 +34,7 @@ pub async fn run_alone(config: RelayConfig, cancel: CancellationToken) -> Result
                     // The relay stops: it is awaited below.
                     return std::future::pending::<()>().await;
                 },
-                () = sleep_until(waits_until) => waits_until += FAR_AWAY,
+                () = &mut patience, if is_patient => is_patient = false,
             }
         }
     };
@@ -138,8 +139,6 @@ fn any_held(view: &RelayView, reason: impl Fn(HoldReason) -> bool) -> bool {
 
 /// How long replicas of the run before are waited for: they try again every second.
 const COMEBACK_PATIENCE: Duration = Duration::from_secs(3);
-/// Nothing is waited for any more.
-const FAR_AWAY: Duration = Duration::from_secs(24 * 3600);
 const STREAM_BYTES_MIN: u64 = 256 << 20;
 
 #[cfg(test)]
