@@ -38,6 +38,18 @@ async fn help_names_the_exit_codes() {
 }
 
 #[tokio::test]
+async fn a_timeout_of_the_relay_alone_is_checked_before_anything_is_bound() {
+    let relay = ["relay", "--upstream", "127.0.0.1:1", "--listen", "127.0.0.1:2"];
+    for (option, value) in
+        [("--upstream-timeout", "999ms"), ("--upstream-timeout", "2h"), ("--replica-timeout", "1s"), ("--replica-timeout", "soon")]
+    {
+        let (code, _, stderr) = rbuddy(&[&relay[..], &[option, value]].concat()).await;
+        assert_eq!(code, 2, "{option} {value}: {stderr}");
+        assert!(stderr.contains(option), "it names the option: {stderr}");
+    }
+}
+
+#[tokio::test]
 async fn a_written_configuration_passes_and_is_never_overwritten() {
     let folder = tempfile::tempdir().expect("a folder");
     let (code, _, stderr) = rbuddy_in(folder.path(), &[], &["init"]).await;

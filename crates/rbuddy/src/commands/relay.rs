@@ -9,7 +9,9 @@ use rbuddy_core::types::NodeAddress;
 use rbuddy_runtime::clock::Clock;
 use rbuddy_runtime::relay::{RelayConfig, run_alone};
 use rbuddy_runtime::settings::{Endpoint, RelaySettings};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub(crate) struct RelayArgs {
@@ -29,6 +31,12 @@ pub(crate) struct RelayArgs {
     /// Stream kept on disk, at the most, for replicas that need more than memory has
     #[arg(long, default_value = "4GiB", value_name = "SIZE")]
     backlog_disk_max: String,
+    /// When a silent primary counts as gone: an idle one says something every 10s (repl-ping-replica-period)
+    #[arg(long, default_value = "30s", value_name = "TIME")]
+    upstream_timeout: String,
+    /// When a silent replica counts as gone: one that follows says something every second
+    #[arg(long, default_value = "60s", value_name = "TIME")]
+    replica_timeout: String,
 }
 
 pub(crate) async fn run(args: RelayArgs) -> Result<(), Failure> {
@@ -44,6 +52,8 @@ fn config(args: &RelayArgs) -> Result<RelayConfig, Failure> {
     let listen = Listen::parse(&args.listen).map_err(|wrong| usage("--listen", &wrong))?;
     let backlog_bytes = crate::config::size(&args.backlog).map_err(|wrong| usage("--backlog", &wrong))?;
     let backlog_disk_bytes = crate::config::size(&args.backlog_disk_max).map_err(|wrong| usage("--backlog-disk-max", &wrong))?;
+    let upstream_timeout = within("--upstream-timeout", &args.upstream_timeout, UPSTREAM_TIMEOUT)?;
+    let replica_timeout = within("--replica-timeout", &args.replica_timeout, REPLICA_TIMEOUT)?;
     if listen.port == 0 || listen.answers(&primary.address) {
         return Err(Failure::new(Exit::Usage, "--listen: choose a port that is not 0 and not the primary's"));
     }
@@ -53,11 +63,30 @@ fn config(args: &RelayArgs) -> Result<RelayConfig, Failure> {
         return Err(Failure::new(Exit::Usage, message));
     }
     let announce = NodeAddress::new(listen.host.clone(), listen.port);
-    let settings = RelaySettings { backlog_bytes, backlog_disk_bytes, ..RelaySettings::listening(listen.text(), announce) };
+    let settings = RelaySettings {
+        backlog_bytes,
+        backlog_disk_bytes,
+        upstream_timeout,
+        replica_timeout,
+        ..RelaySettings::listening(listen.text(), announce)
+    };
     let group = "relay".parse().expect("a sound name");
     Ok(RelayConfig { group, primary, settings, replicas: Vec::new(), dir: args.dir.clone(), clock: Clock::start(), open: true })
+}
+
+fn within(option: &str, text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Failure> {
+    let value = crate::config::duration(text).map_err(|wrong| usage(option, &wrong))?;
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let message = format!("{option}: {text} is out of range (choose from {} s to {} s)", range.start().as_secs(), range.end().as_secs());
+    Err(Failure::new(Exit::Usage, message))
 }
 
 fn usage(option: &str, wrong: &Wrong) -> Failure {
     Failure::new(Exit::Usage, format!("{option}: {} ({})", wrong.message, wrong.remedy))
 }
+
+/// The same bounds as in the configuration.
+const UPSTREAM_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+const REPLICA_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(3600);

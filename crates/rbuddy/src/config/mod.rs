@@ -24,7 +24,7 @@ mod units;
 
 pub(crate) use problem::Problems;
 pub(crate) use server::endpoint;
-pub(crate) use units::{Listen, Wrong, size};
+pub(crate) use units::{Listen, Wrong, duration, size};
 
 use fields::{Field, Fields, Placed};
 use group::GroupDraft;
