@@ -1,10 +1,10 @@
-//! A TCP proxy that breaks links on demand: between the relay and its primary, or anywhere else. It forwards bytes and knows
-//! nothing of what they mean.
+//! A TCP proxy that breaks links on demand: between the relay and its primary, or anywhere else. It cuts, stalls, slows down, crumbles and lets later
+//! connections overtake earlier ones. It forwards bytes and knows nothing of what they mean.
 
 use crate::{LabError, Port};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -42,6 +42,10 @@ struct Shared {
     link: watch::Receiver<Link>,
     /// Bytes per second and direction of a connection; 0: as fast as it goes.
     throttle: AtomicU64,
+    /// Bytes of the largest write; 0: as they come.
+    crumb_bytes_max: AtomicUsize,
+    /// Longest wait of a new connection; 0: none.
+    connect_delay_ms_max: AtomicU64,
 }
 
 impl FaultProxy {
@@ -50,7 +54,14 @@ impl FaultProxy {
         let port = Port::reserve()?;
         let listener = port.listen()?;
         let (link, watched) = watch::channel(Link::Pass);
-        let shared = Arc::new(Shared { port, target: target.into(), link: watched, throttle: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            port,
+            target: target.into(),
+            link: watched,
+            throttle: AtomicU64::new(0),
+            crumb_bytes_max: AtomicUsize::new(0),
+            connect_delay_ms_max: AtomicU64::new(0),
+        });
         let task = tokio::spawn(serve(listener, Arc::clone(&shared)));
         Ok(FaultProxy { shared, link, task })
     }
@@ -68,6 +79,18 @@ impl FaultProxy {
     /// Lets at most this many bytes per second through, in each direction of each connection; `None`: as fast as it goes.
     pub fn throttle(&self, bytes_per_second: Option<u64>) {
         self.shared.throttle.store(bytes_per_second.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Forwards in writes of one to `bytes_max` bytes, at random; `None`: as they come. With `Some(1)` one byte at a time.
+    pub fn crumble(&self, bytes_max: Option<usize>) {
+        self.shared.crumb_bytes_max.store(bytes_max.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Accepts a connection at once but forwards it only after a random time up to this, so that later ones overtake earlier ones, and the words of one
+    /// that is given up long since arrive after all; `None`: at once.
+    pub fn reorder_connects(&self, delay_max: Option<Duration>) {
+        let ms = delay_max.map_or(0, |delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        self.shared.connect_delay_ms_max.store(ms, Ordering::Relaxed);
     }
 }
 
@@ -115,6 +138,10 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
 
 /// One connection, until either side ends it.
 async fn forward(client: TcpStream, shared: Arc<Shared>) {
+    let delay_ms_max = shared.connect_delay_ms_max.load(Ordering::Relaxed);
+    if delay_ms_max > 0 {
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(..=delay_ms_max))).await;
+    }
     let Ok(Ok(server)) = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(&shared.target)).await else { return };
     // What a segment carries should not depend on us.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
@@ -135,9 +162,19 @@ async fn pump(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + 
         if length == 0 {
             return Ok(());
         }
-        let passes = link.wait_for(|link| *link == Link::Pass).await.map(drop);
-        passes.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        to.write_all(&chunk[..length]).await?;
+        let mut rest = &chunk[..length];
+        while !rest.is_empty() {
+            let passes = link.wait_for(|link| *link == Link::Pass).await.map(drop);
+            passes.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            let crumb_bytes_max = shared.crumb_bytes_max.load(Ordering::Relaxed);
+            let count = if crumb_bytes_max == 0 { rest.len() } else { fastrand::usize(1..=crumb_bytes_max).min(rest.len()) };
+            to.write_all(&rest[..count]).await?;
+            rest = &rest[count..];
+            if !rest.is_empty() {
+                // Its reader gets a chance to see the crumb alone.
+                tokio::task::yield_now().await;
+            }
+        }
         let rate = shared.throttle.load(Ordering::Relaxed);
         if let Some(pause_ms) = (length as u64 * 1000).checked_div(rate) {
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
@@ -197,5 +234,30 @@ mod tests {
         proxy.set(Link::Pass);
         let late = tokio::time::timeout(Duration::from_secs(5), stream.read_u8()).await.expect("goes on");
         assert!(matches!(late, Ok(b'x')), "what was on its way arrives");
+    }
+
+    #[tokio::test]
+    async fn crumbs_are_all_the_bytes_in_their_order() {
+        let proxy = FaultProxy::start(echo().await).expect("a proxy");
+        proxy.crumble(Some(3));
+        let mut stream = TcpStream::connect(proxy.address()).await.expect("connect");
+        let sent: Vec<u8> = (0..20_000u32).map(|number| (number % 251) as u8).collect();
+        stream.write_all(&sent).await.expect("write");
+        let mut received = vec![0; sent.len()];
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut received)).await;
+        read.expect("arrives in time").expect("read");
+        assert!(received == sent, "nothing is lost, added or turned round");
+    }
+
+    #[tokio::test]
+    async fn a_later_connection_can_overtake_an_earlier_one() {
+        let proxy = FaultProxy::start(echo().await).expect("a proxy");
+        proxy.reorder_connects(Some(Duration::from_secs(365 * 86_400)));
+        let mut early = TcpStream::connect(proxy.address()).await.expect("accepted at once");
+        assert!(echoes(&mut early, 200).await.is_none(), "it waits");
+        proxy.reorder_connects(None);
+        let mut late = TcpStream::connect(proxy.address()).await.expect("connect");
+        assert!(matches!(echoes(&mut late, 5000).await, Some(Ok(b'x'))), "this one does not");
+        assert!(echoes(&mut early, 200).await.is_none(), "the early one still waits");
     }
 }

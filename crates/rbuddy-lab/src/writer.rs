@@ -1,6 +1,7 @@
 //! A writer that keeps the replication stream moving. It writes to keys of its own (`stream:{i}`), so that what the readers check stays as it
-//! was loaded, and over the same few keys, so that the dataset does not grow.
+//! was loaded, and over the same few keys, so that the dataset does not grow. Or it writes what [`crate::mixture`] draws.
 
+use crate::mixture::Mixture;
 use crate::resp::{Connection, Value, encode};
 use crate::{LabError, Server};
 use std::io;
@@ -41,13 +42,30 @@ enum State {
     Pauses,
 }
 
+/// What is written.
+#[derive(Debug)]
+enum Load {
+    Values { next: u64, bytes: usize },
+    Mixed(Mixture),
+}
+
 impl Writer {
     /// Starts writing to `address`.
     pub fn start(address: impl Into<String>, options: WriterOptions) -> Writer {
+        let load = Load::Values { next: 0, bytes: options.value_bytes };
+        Writer::of(load, address.into(), options.writes_per_second)
+    }
+
+    /// Starts writing what a [`Mixture`] of this seed gives.
+    pub fn start_mixed(address: impl Into<String>, writes_per_second: u64, seed: u64) -> Writer {
+        Writer::of(Load::Mixed(Mixture::new(seed)), address.into(), writes_per_second)
+    }
+
+    fn of(load: Load, address: String, writes_per_second: u64) -> Writer {
         let written = Arc::new(AtomicU64::new(0));
         let (state, watched) = watch::channel(State::Writes);
         let (report, idle) = watch::channel(false);
-        let task = tokio::spawn(run(address.into(), options, Arc::clone(&written), watched, report));
+        let task = tokio::spawn(run(address, load, writes_per_second, Arc::clone(&written), watched, report));
         Writer { written, state, idle, task }
     }
 
@@ -79,25 +97,24 @@ impl Drop for Writer {
 pub async fn write_bytes(server: &Server, bytes: u64) -> Result<(), LabError> {
     const VALUE_BYTES: u64 = 16 * 1024;
     let mut connection = server.connect().await?;
-    let mut number = 0;
-    while number * VALUE_BYTES < bytes {
-        let written = bundle(&mut connection, number, 16, VALUE_BYTES as usize).await;
-        number += written.map_err(LabError::io(format!("write to {}", server.address())))?;
+    let mut load = Load::Values { next: 0, bytes: VALUE_BYTES as usize };
+    for _ in 0..bytes.div_ceil(16 * VALUE_BYTES) {
+        bundle(&mut connection, &mut load, 16).await.map_err(LabError::io(format!("write to {}", server.address())))?;
     }
     Ok(())
 }
 
 async fn run(
     address: String,
-    options: WriterOptions,
+    mut load: Load,
+    writes_per_second: u64,
     written: Arc<AtomicU64>,
     mut state: watch::Receiver<State>,
     report: watch::Sender<bool>,
 ) {
     let mut ticks = tokio::time::interval(BUNDLE_EVERY);
-    let per_bundle = (options.writes_per_second / 100).max(1);
+    let per_bundle = (writes_per_second / 100).max(1);
     let mut connection = None;
-    let mut number = 0;
     loop {
         report.send_replace(*state.borrow() == State::Pauses);
         if state.wait_for(|state| *state == State::Writes).await.is_err() {
@@ -113,29 +130,42 @@ async fn run(
                 Err(_) => continue,
             },
         };
-        if let Ok(count) = bundle(&mut current, number, per_bundle, options.value_bytes).await {
-            written.fetch_add(count, Ordering::Relaxed);
-            number += count;
+        if bundle(&mut current, &mut load, per_bundle).await.is_ok() {
+            written.fetch_add(per_bundle, Ordering::Relaxed);
             connection = Some(current);
         }
     }
 }
 
-/// Sends `count` writes and reads their answers; gives how many there were.
-async fn bundle(connection: &mut Connection, first: u64, count: u64, value_bytes: usize) -> io::Result<u64> {
+/// Sends `count` writes and reads their answers.
+async fn bundle(connection: &mut Connection, load: &mut Load, count: u64) -> io::Result<()> {
     let mut requests = Vec::new();
-    for number in first..first + count {
-        let value = format!("{number}:{:.<value_bytes$}", "");
-        encode(&["SET", &format!("stream:{}", number % KEYS), &value], &mut requests);
-    }
+    let answers = load.requests(count, &mut requests);
     let exchange = async {
         connection.send(&requests).await?;
-        for _ in 0..count {
+        for _ in 0..answers {
             if let Value::Error(error) = connection.receive().await? {
                 return Err(io::Error::other(error));
             }
         }
-        Ok(count)
+        Ok(())
     };
     tokio::time::timeout(BUNDLE_WITHIN, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+impl Load {
+    /// Appends `count` writes; gives the number of answers that they draw.
+    fn requests(&mut self, count: u64, requests: &mut Vec<u8>) -> u64 {
+        match self {
+            Load::Values { next, bytes } => {
+                for number in *next..*next + count {
+                    let value = format!("{number}:{:.<bytes$}", "");
+                    encode(&["SET", &format!("stream:{}", number % KEYS), &value], requests);
+                }
+                *next += count;
+                count
+            }
+            Load::Mixed(mixture) => mixture.requests(count, requests),
+        }
+    }
 }

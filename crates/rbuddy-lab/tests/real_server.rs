@@ -122,3 +122,24 @@ async fn paused_writer_writes_nothing_more_and_replicas_become_equal() {
     assert_eq!(primary.digest().await.expect("digest"), digest, "a paused writer writes nothing");
     assert_eq!(primary.full_resyncs().await.expect("info"), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mixed_writes_are_no_errors_and_of_every_type() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = server(&folder, "one").await;
+    let mut writer = Writer::start_mixed(server.address(), 2000, 1);
+    let kinds = ["string", "number", "list", "set", "hash", "zset", "stream"];
+    let all = wait_until("keys of every type", SOON, async || {
+        for kind in kinds {
+            let keys = server.command(&["KEYS", &format!("mixed:{kind}:*")]).await.map_err(|error| error.to_string())?;
+            if matches!(keys, Value::Array(keys) if keys.is_empty()) {
+                return Err(format!("no {kind}"));
+            }
+        }
+        Ok(())
+    });
+    all.await.expect("it writes");
+    writer.pause().await;
+    let stats = server.info("errorstats").await.expect("info");
+    assert!(stats.is_empty(), "writes were refused: {stats:?}");
+}
