@@ -6,9 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod config;
+pub mod contents;
 mod folder;
 mod process;
 mod readers;
+mod relay;
+mod relay_world;
 pub mod scenario;
 mod skip;
 mod world;
@@ -16,6 +19,8 @@ mod world;
 pub use config::GroupConfig;
 pub use process::{CliOutput, Rbuddy, cli};
 pub use readers::AllReaders;
+pub use relay::{Relay, RelayOptions};
+pub use relay_world::{Follower, RelayWorld};
 pub use skip::{report, skip};
 pub use world::{Others, World, WorldOptions};
 

@@ -49,12 +49,7 @@ impl Rbuddy {
     /// Starts it again after its end.
     pub async fn launch(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("open rbuddy's log");
-        let errors = log.try_clone().expect("a second handle of the log");
-        let mut command = Command::new(binary());
-        command.arg("run").arg("--config").arg(&self.config).env("NO_COLOR", "1").kill_on_drop(true);
-        command.stdin(Stdio::null()).stdout(log).stderr(errors);
-        self.child = Some(command.spawn().unwrap_or_else(|error| panic!("run {}: {error}", binary().display())));
+        self.child = Some(spawn(&["run", "--config", &self.config.display().to_string()], &self.log));
         let answers = wait_until("rbuddy's API", START_WITHIN, async || {
             if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
                 panic!("rbuddy ended ({status}) instead of starting:\n{}", tail(&self.log, 40));
@@ -138,6 +133,15 @@ pub async fn cli(arguments: &[&str]) -> CliOutput {
     let output = tokio::time::timeout(CLI_WITHIN, command.output()).await.expect("the command ends").expect("run rbuddy");
     let text = [output.stdout, output.stderr].concat();
     CliOutput { status: output.status.code(), text: String::from_utf8_lossy(&text).into_owned() }
+}
+
+/// Starts `rbuddy ARGUMENTS`. What it says is appended to `log`.
+pub(crate) fn spawn(arguments: &[&str], log: &Path) -> Child {
+    let log = OpenOptions::new().create(true).append(true).open(log).expect("open rbuddy's log");
+    let errors = log.try_clone().expect("a second handle of the log");
+    let mut command = Command::new(binary());
+    command.args(arguments).env("NO_COLOR", "1").kill_on_drop(true).stdin(Stdio::null()).stdout(log).stderr(errors);
+    command.spawn().unwrap_or_else(|error| panic!("run {}: {error}", binary().display()))
 }
 
 /// `RBUDDY_BIN`, else the binary beside the test's own folder (`target/debug/deps/…`).
