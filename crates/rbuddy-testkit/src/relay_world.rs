@@ -127,7 +127,12 @@ impl Follower {
     /// Full resyncs that it was given, over all its lives, also those that were broken off.
     pub fn full_resyncs(&self) -> u64 {
         // Redis speaks of the master here, Valkey of the primary.
-        self.server.log_tail(usize::MAX).matches("Full resync from ").count() as u64
+        self.logged("Full resync from ")
+    }
+
+    /// How often its log says this, over all its lives.
+    pub fn logged(&self, text: &str) -> u64 {
+        self.server.log_tail(usize::MAX).matches(text).count() as u64
     }
 
     async fn is_caught_up_with(&self, primary: &Server) -> Result<(), String> {

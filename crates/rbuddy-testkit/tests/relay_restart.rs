@@ -1,0 +1,146 @@
+//! The relay alone is killed and started again with its folder: every replica goes on by a partial resync, and the primary pays for nothing, whether the
+//! snapshot is still there or the stream behind it has long outgrown it.
+
+use rbuddy_lab::writer::write_bytes;
+use rbuddy_lab::{Binary, Link, ServerOptions, Writer, WriterOptions, wait_until};
+use rbuddy_testkit::{Follower, RelayOptions, RelayWorld, SOON};
+use std::time::Duration;
+
+/// No snapshot is worth keeping with so much stream behind it.
+const LONG_STREAM: u64 = 300 << 20;
+/// Covers every absence in these tests many times.
+const PRIMARY_BACKLOG: &str = "32mb";
+/// What a replica logs when it sends PSYNC.
+const ASKS: &str = "Trying a partial resynchronization";
+/// How long the relay is away.
+const AWAY: Duration = Duration::from_secs(1);
+
+macro_rules! with_a_stream_of {
+    ($($module:ident: $bytes:expr;)*) => {
+        $(
+            mod $module {
+                use super::*;
+
+                #[tokio::test(flavor = "multi_thread")]
+                async fn killed_in_silence_it_costs_nothing() {
+                    killed_in_silence(story($bytes).await).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread")]
+                async fn killed_under_load_it_costs_nothing() {
+                    killed_under_load(story($bytes).await).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread")]
+                async fn a_replica_that_is_ahead_of_it_is_waited_for() {
+                    replica_is_ahead(story($bytes).await).await;
+                }
+            }
+        )*
+    };
+}
+
+with_a_stream_of! {
+    behind_a_snapshot: 1 << 20;
+    after_a_long_stream: LONG_STREAM;
+}
+
+/// Two replicas that have followed for a while, and what that has cost.
+struct Story {
+    world: RelayWorld,
+    paid: u64,
+    given: Vec<u64>,
+}
+
+async fn story(stream_bytes: u64) -> Story {
+    let binary = Binary::find().expect("a server binary");
+    let options = ServerOptions::default().with("repl-backlog-size", PRIMARY_BACKLOG);
+    let mut world = RelayWorld::start(&binary, options, RelayOptions::default()).await;
+    for _ in 0..2 {
+        world.add_replica(&binary, ServerOptions::default()).await;
+    }
+    world.all_caught_up(SOON).await;
+    write_bytes(&world.primary, stream_bytes).await.expect("write");
+    world.all_caught_up(Duration::from_secs(60)).await;
+    let (paid, given) = (world.paid().await, given(&world));
+    assert_eq!((paid, given.as_slice()), (1, &[1, 1][..]), "full resyncs before the kill");
+    Story { world, paid, given }
+}
+
+impl Story {
+    async fn ends_without_a_full_resync(self) {
+        self.world.all_caught_up(SOON).await;
+        self.world.all_equal(SOON).await;
+        assert_eq!(given(&self.world), self.given, "full resyncs of the replicas");
+        assert_eq!(self.world.paid().await, self.paid, "full resyncs that the primary paid for");
+    }
+}
+
+async fn killed_in_silence(mut story: Story) {
+    story.world.relay.kill().await;
+    // The length of the absence is part of the scenario.
+    tokio::time::sleep(AWAY).await;
+    story.world.relay.launch().await;
+    story.ends_without_a_full_resync().await;
+}
+
+async fn killed_under_load(mut story: Story) {
+    // About 2 MB in the second of its absence.
+    let options = WriterOptions { writes_per_second: 2000, value_bytes: 1000 };
+    let mut writer = Writer::start(story.world.primary.address(), options);
+    for _ in 0..2 {
+        has_written(&writer, 1000).await;
+        story.world.relay.kill().await;
+        // The length of the absence is part of the scenario.
+        tokio::time::sleep(AWAY).await;
+        story.world.relay.launch().await;
+        story.world.relay.is_up(SOON).await;
+    }
+    has_written(&writer, 1000).await;
+    writer.pause().await;
+    story.ends_without_a_full_resync().await;
+}
+
+/// Two positions differ by what one replica got from the primary itself while the relay was away; an application that moves it does that.
+async fn replica_is_ahead(mut story: Story) {
+    let world = &mut story.world;
+    world.relay.kill().await;
+    let (ahead, port) = (&world.replicas[0], world.primary.port().to_string());
+    ahead.server.command(&["REPLICAOF", "127.0.0.1", &port]).await.expect("replicaof");
+    write_bytes(&world.primary, 1 << 20).await.expect("write");
+    world.caught_up(0, SOON).await;
+    assert_eq!(world.paid().await, story.paid, "the primary's backlog covers the move");
+    // The relay comes back, and cannot catch up yet.
+    world.upstream.set(Link::Cut);
+    world.replicas[0].follow().await;
+    let questions = |world: &RelayWorld| world.replicas.iter().map(|replica| replica.logged(ASKS)).collect::<Vec<_>>();
+    let before = questions(world);
+    world.relay.launch().await;
+    let asked = wait_until("both replicas to ask the relay", SOON, async || {
+        let now = questions(world);
+        if now.iter().zip(&before).all(|(now, before)| now > before) { Ok(()) } else { Err(format!("{before:?}, now {now:?}")) }
+    });
+    asked.await.expect("they ask");
+    let given_one = wait_until("a full resync that must not be", Duration::from_secs(3), async || {
+        let given = given(&story.world);
+        if given == story.given { Err("none") } else { Ok(given) }.map_err(str::to_owned)
+    });
+    if let Ok(given) = given_one.await {
+        panic!("full resyncs went from {:?} to {given:?}", story.given);
+    }
+    story.world.upstream.set(Link::Pass);
+    story.ends_without_a_full_resync().await;
+}
+
+fn given(world: &RelayWorld) -> Vec<u64> {
+    world.replicas.iter().map(Follower::full_resyncs).collect()
+}
+
+async fn has_written(writer: &Writer, more: u64) {
+    let from = writer.written();
+    let written = wait_until("writes", SOON, async || {
+        let now = writer.written();
+        if now >= from + more { Ok(()) } else { Err(format!("{now} written")) }
+    });
+    written.await.expect("the writer writes");
+}
