@@ -31,15 +31,24 @@ pub enum Link {
 #[derive(Debug)]
 pub struct FaultProxy {
     shared: Arc<Shared>,
-    link: watch::Sender<Link>,
+    state: watch::Sender<State>,
     task: JoinHandle<()>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct State {
+    link: Link,
+    /// Connections with lower numbers are stalled, whatever the link does.
+    stranded_below: u64,
 }
 
 #[derive(Debug)]
 struct Shared {
     port: Port,
     target: String,
-    link: watch::Receiver<Link>,
+    state: watch::Receiver<State>,
+    /// Connections that were accepted: the number of the next one.
+    accepted: AtomicU64,
     /// Bytes per second and direction of a connection; 0: as fast as it goes.
     throttle: AtomicU64,
     /// Bytes of the largest write; 0: as they come.
@@ -53,17 +62,18 @@ impl FaultProxy {
     pub fn start(target: impl Into<String>) -> Result<FaultProxy, LabError> {
         let port = Port::reserve()?;
         let listener = port.listen()?;
-        let (link, watched) = watch::channel(Link::Pass);
+        let (state, watched) = watch::channel(State { link: Link::Pass, stranded_below: 0 });
         let shared = Arc::new(Shared {
             port,
             target: target.into(),
-            link: watched,
+            state: watched,
+            accepted: AtomicU64::new(0),
             throttle: AtomicU64::new(0),
             crumb_bytes_max: AtomicUsize::new(0),
             connect_delay_ms_max: AtomicU64::new(0),
         });
         let task = tokio::spawn(serve(listener, Arc::clone(&shared)));
-        Ok(FaultProxy { shared, link, task })
+        Ok(FaultProxy { shared, state, task })
     }
 
     /// Where it listens.
@@ -71,9 +81,15 @@ impl FaultProxy {
         self.shared.port.address()
     }
 
-    /// Changes what the link does, for old and new connections alike.
+    /// Changes what the link does, for old and new connections alike, stranded ones included.
     pub fn set(&self, link: Link) {
-        self.link.send_replace(link);
+        self.state.send_replace(State { link, stranded_below: 0 });
+    }
+
+    /// Stalls the connections that there are and lets those through that come: later ones overtake earlier ones. The words of the stranded ones arrive
+    /// with the next [`FaultProxy::set`], also of those that were given up meanwhile.
+    pub fn strand(&self) {
+        self.state.send_modify(|state| state.stranded_below = self.shared.accepted.load(Ordering::Relaxed));
     }
 
     /// Lets at most this many bytes per second through, in each direction of each connection; `None`: as fast as it goes.
@@ -101,12 +117,12 @@ impl Drop for FaultProxy {
 }
 
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let mut link = shared.link.clone();
+    let mut state = shared.state.clone();
     let mut listener = Some(listener);
     // Dropping the set ends all connections, and so does aborting this task.
     let mut connections = JoinSet::new();
     loop {
-        if *link.borrow_and_update() == Link::Cut {
+        if state.borrow_and_update().link == Link::Cut {
             listener = None;
             connections.shutdown().await;
         } else if listener.is_none() {
@@ -116,10 +132,11 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         tokio::select! {
             accepted = accept(listener.as_ref()) => {
                 if let Ok(client) = accepted {
-                    connections.spawn(forward(client, Arc::clone(&shared)));
+                    let number = shared.accepted.fetch_add(1, Ordering::Relaxed);
+                    connections.spawn(forward(number, client, Arc::clone(&shared)));
                 }
             }
-            changed = link.changed() => {
+            changed = state.changed() => {
                 if changed.is_err() {
                     return;
                 }
@@ -137,7 +154,7 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
 }
 
 /// One connection, until either side ends it.
-async fn forward(client: TcpStream, shared: Arc<Shared>) {
+async fn forward(number: u64, client: TcpStream, shared: Arc<Shared>) {
     let delay_ms_max = shared.connect_delay_ms_max.load(Ordering::Relaxed);
     if delay_ms_max > 0 {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(..=delay_ms_max))).await;
@@ -149,13 +166,13 @@ async fn forward(client: TcpStream, shared: Arc<Shared>) {
     let (server_in, server_out) = server.into_split();
     // A half-closed connection is of no use to a replication link: the first end ends both directions.
     tokio::select! {
-        _ = pump(client_in, server_out, &shared) => {}
-        _ = pump(server_in, client_out, &shared) => {}
+        _ = pump(number, client_in, server_out, &shared) => {}
+        _ = pump(number, server_in, client_out, &shared) => {}
     }
 }
 
-async fn pump(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin, shared: &Shared) -> io::Result<()> {
-    let mut link = shared.link.clone();
+async fn pump(number: u64, mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin, shared: &Shared) -> io::Result<()> {
+    let mut state = shared.state.clone();
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         let length = from.read(&mut chunk).await?;
@@ -164,7 +181,7 @@ async fn pump(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + 
         }
         let mut rest = &chunk[..length];
         while !rest.is_empty() {
-            let passes = link.wait_for(|link| *link == Link::Pass).await.map(drop);
+            let passes = state.wait_for(|state| state.link == Link::Pass && number >= state.stranded_below).await.map(drop);
             passes.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
             let crumb_bytes_max = shared.crumb_bytes_max.load(Ordering::Relaxed);
             let count = if crumb_bytes_max == 0 { rest.len() } else { fastrand::usize(1..=crumb_bytes_max).min(rest.len()) };
@@ -259,5 +276,19 @@ mod tests {
         let mut late = TcpStream::connect(proxy.address()).await.expect("connect");
         assert!(matches!(echoes(&mut late, 5000).await, Some(Ok(b'x'))), "this one does not");
         assert!(echoes(&mut early, 200).await.is_none(), "the early one still waits");
+    }
+
+    #[tokio::test]
+    async fn a_stranded_connection_is_overtaken_and_still_has_its_say() {
+        let proxy = FaultProxy::start(echo().await).expect("a proxy");
+        let mut old = TcpStream::connect(proxy.address()).await.expect("connect");
+        assert!(matches!(echoes(&mut old, 5000).await, Some(Ok(b'x'))));
+        proxy.strand();
+        assert!(echoes(&mut old, 200).await.is_none(), "nothing comes");
+        let mut new = TcpStream::connect(proxy.address()).await.expect("connect");
+        assert!(matches!(echoes(&mut new, 5000).await, Some(Ok(b'x'))), "a new one is well");
+        proxy.set(Link::Pass);
+        let late = tokio::time::timeout(Duration::from_secs(5), old.read_u8()).await.expect("goes on");
+        assert!(matches!(late, Ok(b'x')), "what was on its way arrives");
     }
 }
