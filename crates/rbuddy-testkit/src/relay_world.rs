@@ -76,23 +76,37 @@ impl RelayWorld {
     /// The same for one.
     pub async fn caught_up(&self, number: usize, within: Duration) {
         let what = format!("replica {} to be caught up", number + 1);
-        let caught_up = wait_until(&what, within, async || self.replicas[number].is_caught_up_with(&self.primary).await);
-        expect(caught_up.await);
+        expect(wait_until(&what, within, async || self.is_caught_up(number).await).await);
     }
 
     /// Waits until every replica's dataset is the primary's, by digest. For servers of one family.
     pub async fn all_equal(&self, within: Duration) {
-        let equal = wait_until("equal digests", within, async || {
-            let wanted = self.primary.digest().await.map_err(|error| error.to_string())?;
-            for (number, replica) in self.replicas.iter().enumerate() {
-                let found = replica.server.digest().await.map_err(|error| error.to_string())?;
-                if found != wanted {
-                    return Err(format!("replica {} has {found}, the primary {wanted}", number + 1));
-                }
+        expect(wait_until("equal digests", within, async || self.is_equal().await).await);
+    }
+
+    /// Whether a replica has what the primary has, to the last byte; if not, what each has.
+    pub async fn is_caught_up(&self, number: usize) -> Result<(), String> {
+        let replica = &self.replicas[number];
+        let (wanted, found) = (info_of(&self.primary).await?, replica.info().await?);
+        let is_caught_up =
+            found.role == Some(Role::Slave) && found.is_link_up && !found.is_loading && found.position() == wanted.position();
+        if is_caught_up {
+            return Ok(());
+        }
+        let (has, wants) = (found.position(), wanted.position());
+        Err(format!("replica {} has {has:?}, the primary {wants:?}; its link is up: {}", number + 1, found.is_link_up))
+    }
+
+    /// Whether all datasets are the primary's; if not, which digests there are.
+    pub async fn is_equal(&self) -> Result<(), String> {
+        let wanted = self.primary.digest().await.map_err(|error| error.to_string())?;
+        for (number, replica) in self.replicas.iter().enumerate() {
+            let found = replica.server.digest().await.map_err(|error| error.to_string())?;
+            if found != wanted {
+                return Err(format!("replica {} has {found}, the primary {wanted}", number + 1));
             }
-            Ok(())
-        });
-        expect(equal.await);
+        }
+        Ok(())
     }
 
     /// Full resyncs that the primary has been asked for since it started.
@@ -133,17 +147,6 @@ impl Follower {
     /// How often its log says this, over all its lives.
     pub fn logged(&self, text: &str) -> u64 {
         self.server.log_tail(usize::MAX).matches(text).count() as u64
-    }
-
-    async fn is_caught_up_with(&self, primary: &Server) -> Result<(), String> {
-        let (wanted, found) = (info_of(primary).await?, self.info().await?);
-        let is_caught_up =
-            found.role == Some(Role::Slave) && found.is_link_up && !found.is_loading && found.position() == wanted.position();
-        if is_caught_up {
-            return Ok(());
-        }
-        let (has, wants) = (found.position(), wanted.position());
-        Err(format!("{} has {has:?}, the primary {wants:?}; its link is up: {}", self.server.address(), found.is_link_up))
     }
 }
 

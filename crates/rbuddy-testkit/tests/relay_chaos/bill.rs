@@ -1,0 +1,77 @@
+//! The model: what a round may cost in full resyncs. Everything else is a needless one.
+//!
+//! * The primary pays for a dataset that the relay cannot go on from: a killed primary has another history; a primary whose backlog no longer holds the
+//!   byte behind the relay's position has a gap. Where neither is so, nothing: whatever is cut, stalled or killed.
+//! * A replica is given a full resync for each such dataset, and for each time that it lost its own.
+//! * Each break may end a full resync that is under way, which then begins again: where one is due, each break may cost one more.
+//!
+//! A replica that lost its dataset costs the primary nothing: the relay has a snapshot, and far less stream behind it than it keeps.
+
+use crate::plan::{Fault, Hit, Left, Place, REPLICAS, What};
+use rbuddy_testkit::{Follower, RelayWorld};
+
+/// What a round begins and ends with. At both, everybody is caught up.
+#[derive(Debug, Clone)]
+pub(crate) struct Reading {
+    /// Bytes of the primary's history.
+    offset: u64,
+    /// First byte in the primary's backlog.
+    backlog_first_byte: u64,
+    /// Full resyncs that the primary was asked for in the life that it lives.
+    paid: u64,
+    /// Full resyncs that each replica was given.
+    given: Vec<u64>,
+}
+
+/// What happened in a round beside the plan.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Seen {
+    /// What the primary had paid when it was killed.
+    pub(crate) paid_by_the_killed: Option<u64>,
+    /// A replica came back without a file: what was to lie there did not.
+    pub(crate) came_back_empty: [bool; REPLICAS],
+}
+
+impl Reading {
+    pub(crate) async fn of(world: &RelayWorld) -> Result<Reading, String> {
+        let info = world.primary.info("replication").await.map_err(|error| error.to_string())?;
+        let number = |field: &str| info.get(field).and_then(|value| value.parse().ok()).ok_or_else(|| format!("no {field} in {info:?}"));
+        let paid = world.primary.full_resyncs().await.map_err(|error| error.to_string())?;
+        Ok(Reading {
+            offset: number("master_repl_offset")?,
+            backlog_first_byte: number("repl_backlog_first_byte_offset")?,
+            paid,
+            given: world.replicas.iter().map(Follower::full_resyncs).collect(),
+        })
+    }
+}
+
+/// Holds what was paid against what may have been. `Ok` says it in words.
+pub(crate) fn check(faults: &[Fault], before: &Reading, after: &Reading, seen: Seen) -> Result<String, String> {
+    let breaks = |hits: &dyn Fn(Hit) -> bool| faults.iter().filter(|fault| hits(fault.what.hits())).count() as u64;
+    let is_another_history = seen.paid_by_the_killed.is_some();
+    let has_gap = before.offset + 1 < after.backlog_first_byte;
+    let upstream = breaks(&|hit| matches!(hit, Hit::Link(Place::Upstream) | Hit::Relay | Hit::Primary));
+    let datasets = if is_another_history || has_gap { upstream } else { 0 };
+    let paid = match seen.paid_by_the_killed {
+        Some(before_its_end) => before_its_end - before.paid + after.paid,
+        None => after.paid - before.paid,
+    };
+    let mut complaints = Vec::new();
+    let mut words = vec![format!("primary {paid} of {datasets}")];
+    if paid > datasets {
+        complaints.push(format!("the primary paid for {paid} full resyncs, {datasets} were due"));
+    }
+    for number in 0..REPLICAS {
+        let lost_its_own = faults.iter().any(|fault| matches!(fault.what, What::ReplicaKilled(killed, Left::Nothing) if killed == number));
+        let due = datasets + u64::from(lost_its_own || seen.came_back_empty[number]);
+        let its_breaks = breaks(&|hit| matches!(hit, Hit::Link(Place::Replica(other)) | Hit::Replica(other) if other == number));
+        let allowed = if due > 0 { due + its_breaks + upstream } else { 0 };
+        let given = after.given[number] - before.given[number];
+        words.push(format!("replica {} {given} of {allowed}", number + 1));
+        if given > allowed {
+            complaints.push(format!("replica {} was given {given} full resyncs, {allowed} were due", number + 1));
+        }
+    }
+    if complaints.is_empty() { Ok(words.join(", ")) } else { Err(format!("{}\nbefore {before:?}\nafter {after:?}", complaints.join("; "))) }
+}
