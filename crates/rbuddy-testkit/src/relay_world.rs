@@ -4,7 +4,7 @@ use crate::folder::Folder;
 use crate::process::expect;
 use crate::{Relay, RelayOptions};
 use rbuddy_core::info::{Role, ServerInfo};
-use rbuddy_lab::{Binary, FaultProxy, Server, ServerOptions, wait_until};
+use rbuddy_lab::{Binary, FaultProxy, Link, Server, ServerOptions, wait_until};
 use std::path::Path;
 use std::time::Duration;
 
@@ -35,9 +35,15 @@ pub struct Follower {
 impl RelayWorld {
     /// A primary, and a relay that answers, whether it has reached the primary or not.
     pub async fn start(primary: &Binary, options: ServerOptions, relay: RelayOptions) -> RelayWorld {
+        RelayWorld::start_with(Link::Pass, primary, options, relay).await
+    }
+
+    /// The same, with the relay's link to the primary as it is said.
+    pub async fn start_with(link: Link, primary: &Binary, options: ServerOptions, relay: RelayOptions) -> RelayWorld {
         let folder = Folder::new();
         let primary = expect(Server::start(primary, folder.path().join("primary"), options).await);
         let upstream = expect(FaultProxy::start(primary.address()));
+        upstream.set(link);
         let relay = Relay::start(upstream.address(), folder.path(), relay).await;
         RelayWorld { primary, upstream, relay, replicas: Vec::new(), folder }
     }

@@ -5,7 +5,8 @@
 //! * A replica is given a full resync for each such dataset, and for each time that it lost its own.
 //! * Each break may end a full resync that is under way, which then begins again: where one is due, each break may cost one more.
 //!
-//! A replica that lost its dataset costs the primary nothing: the relay has a snapshot, and far less stream behind it than it keeps.
+//! * A replica that lost its dataset costs the primary nothing while the relay has a snapshot with not too much stream behind it. Where the stream has
+//!   outgrown the snapshot, it costs a new one; and a replica that comes back with the snapshot that it was given once is too far behind.
 
 use crate::plan::{Fault, Hit, Left, Place, REPLICAS, What};
 use rbuddy_testkit::{Follower, RelayWorld};
@@ -21,6 +22,15 @@ pub(crate) struct Reading {
     paid: u64,
     /// Full resyncs that each replica was given.
     given: Vec<u64>,
+}
+
+/// How the relay's first snapshot stands at the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Snapshot {
+    /// It is there, and little stream behind it.
+    Fresh,
+    /// The stream behind it is so long that keeping it would cost more than a new one.
+    Outgrown,
 }
 
 /// What happened in a round beside the plan.
@@ -47,24 +57,31 @@ impl Reading {
 }
 
 /// Holds what was paid against what may have been. `Ok` says it in words.
-pub(crate) fn check(faults: &[Fault], before: &Reading, after: &Reading, seen: Seen) -> Result<String, String> {
+pub(crate) fn check(faults: &[Fault], snapshot: Snapshot, before: &Reading, after: &Reading, seen: Seen) -> Result<String, String> {
     let breaks = |hits: &dyn Fn(Hit) -> bool| faults.iter().filter(|fault| hits(fault.what.hits())).count() as u64;
     let is_another_history = seen.paid_by_the_killed.is_some();
     let has_gap = before.offset + 1 < after.backlog_first_byte;
     let upstream = breaks(&|hit| matches!(hit, Hit::Link(Place::Upstream) | Hit::Relay | Hit::Primary));
     let datasets = if is_another_history || has_gap { upstream } else { 0 };
+    let is_lost = |left| left == Left::Nothing || (left == Left::AsItIs && snapshot == Snapshot::Outgrown);
+    let loses_its_own = |number: usize| {
+        let is_killed = |what| matches!(what, What::ReplicaKilled(killed, left) if killed == number && is_lost(left));
+        seen.came_back_empty[number] || faults.iter().any(|fault| is_killed(fault.what))
+    };
+    let lost = (0..REPLICAS).filter(|number| loses_its_own(*number)).count() as u64;
+    let on_demand = if snapshot == Snapshot::Outgrown && lost > 0 { lost + upstream } else { 0 };
+    let due = datasets + on_demand;
     let paid = match seen.paid_by_the_killed {
         Some(before_its_end) => before_its_end - before.paid + after.paid,
         None => after.paid - before.paid,
     };
     let mut complaints = Vec::new();
-    let mut words = vec![format!("primary {paid} of {datasets}")];
-    if paid > datasets {
-        complaints.push(format!("the primary paid for {paid} full resyncs, {datasets} were due"));
+    let mut words = vec![format!("primary {paid} of {due}")];
+    if paid > due {
+        complaints.push(format!("the primary paid for {paid} full resyncs, {due} were due"));
     }
     for number in 0..REPLICAS {
-        let lost_its_own = faults.iter().any(|fault| matches!(fault.what, What::ReplicaKilled(killed, Left::Nothing) if killed == number));
-        let due = datasets + u64::from(lost_its_own || seen.came_back_empty[number]);
+        let due = datasets + u64::from(loses_its_own(number));
         let its_breaks = breaks(&|hit| matches!(hit, Hit::Link(Place::Replica(other)) | Hit::Replica(other) if other == number));
         let allowed = if due > 0 { due + its_breaks + upstream } else { 0 };
         let given = after.given[number] - before.given[number];

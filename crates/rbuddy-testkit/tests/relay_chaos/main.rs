@@ -2,6 +2,8 @@
 //! primary are killed, while a writer writes what it can think of. Then all is healed, and every replica must have what the primary has, to the last byte and
 //! by digest, and nobody may have paid for a full resync that was not due ([`bill`]).
 //!
+//! With every fourth seed the stream has outgrown the relay's snapshot before the first round: it must know where it was without that.
+//!
 //! `SEED=n` runs one seed, `ROUNDS=n` so many rounds over as many seeds as they take.
 
 mod act;
@@ -9,8 +11,9 @@ mod bill;
 mod plan;
 
 use act::Scene;
-use bill::Reading;
+use bill::{Reading, Snapshot};
 use plan::{Fault, REPLICAS};
+use rbuddy_lab::writer::write_bytes;
 use rbuddy_lab::{Binary, ServerOptions, Writer};
 use rbuddy_testkit::{RelayOptions, RelayWorld, SOON, report};
 use std::time::{Duration, Instant};
@@ -22,20 +25,28 @@ const HEALED_WITHIN: Duration = Duration::from_secs(40);
 const WRITES_PER_SECOND: u64 = 600;
 /// Holds what is written in any round without a flood, several times.
 const PRIMARY_BACKLOG: &str = "8mb";
+/// No snapshot is worth keeping with so much stream behind it.
+const LONG_STREAM: u64 = 300 << 20;
 
+// Together these seeds have every kind of fault at every kind of place.
 #[tokio::test(flavor = "multi_thread")]
-async fn seed_1() {
-    rounds_of(1).await;
+async fn seed_1005() {
+    rounds_of(1005).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn seed_2() {
-    rounds_of(2).await;
+async fn seed_1010() {
+    rounds_of(1010).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn seed_3() {
-    rounds_of(3).await;
+async fn seed_1026() {
+    rounds_of(1026).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seed_4_after_a_long_stream() {
+    rounds_of(4).await;
 }
 
 /// `make chaos-relay`, and the replay of one seed. Without SEED or ROUNDS there is nothing to do.
@@ -62,12 +73,13 @@ async fn rounds_of(seed: u64) {
     let started = Instant::now();
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut replay = Replay { seed, rounds: Vec::new() };
-    let mut scene = Scene::new(world().await);
+    let snapshot = if seed.is_multiple_of(4) { Snapshot::Outgrown } else { Snapshot::Fresh };
+    let mut scene = Scene::new(world(snapshot).await);
     let mut writer = Writer::start_mixed(scene.world.primary.address(), WRITES_PER_SECOND, seed);
     for round in 1..=ROUNDS_PER_SEED {
         let faults = plan::draw(&mut rng);
         replay.rounds.push(faults.clone());
-        let outcome = run(&mut scene, &mut writer, &faults).await;
+        let outcome = run(&mut scene, &mut writer, &faults, snapshot).await;
         match outcome {
             Ok(words) => report(&format!("seed {seed}, round {round}: {words}, for {faults:?}")),
             Err(complaint) => panic!("seed {seed}, round {round}: {complaint}\n{}", scene.world.describe().await),
@@ -77,7 +89,7 @@ async fn rounds_of(seed: u64) {
     report(&format!("seed {seed}: {ROUNDS_PER_SEED} rounds in {:.1} s", started.elapsed().as_secs_f64()));
 }
 
-async fn world() -> RelayWorld {
+async fn world(snapshot: Snapshot) -> RelayWorld {
     let binary = Binary::find().expect("a server binary");
     let primary = ServerOptions::default().with("repl-backlog-size", PRIMARY_BACKLOG).with("repl-ping-replica-period", "1");
     let relay = RelayOptions { upstream_timeout: "3s", replica_timeout: "5s", ..RelayOptions::default() };
@@ -86,12 +98,16 @@ async fn world() -> RelayWorld {
         world.add_replica(&binary, ServerOptions::default().with("repl-timeout", "5")).await;
     }
     world.all_caught_up(SOON).await;
+    if snapshot == Snapshot::Outgrown {
+        write_bytes(&world.primary, LONG_STREAM).await.expect("write");
+        world.all_caught_up(SOON).await;
+    }
     assert_eq!(world.paid().await, 1, "the primary pays for one snapshot, whatever the number of replicas");
     world
 }
 
 /// One round; says what it cost.
-async fn run(scene: &mut Scene, writer: &mut Writer, faults: &[Fault]) -> Result<String, String> {
+async fn run(scene: &mut Scene, writer: &mut Writer, faults: &[Fault], snapshot: Snapshot) -> Result<String, String> {
     let before = Reading::of(&scene.world).await?;
     writer.resume();
     scene.act(faults).await;
@@ -99,7 +115,7 @@ async fn run(scene: &mut Scene, writer: &mut Writer, faults: &[Fault]) -> Result
     writer.pause().await;
     scene.settle(HEALED_WITHIN).await?;
     let after = Reading::of(&scene.world).await?;
-    bill::check(faults, &before, &after, scene.take_seen())
+    bill::check(faults, snapshot, &before, &after, scene.take_seen())
 }
 
 /// Says at the end of a failed run how to see it again. The faults of its rounds are told too: they are what the seed stands for.
