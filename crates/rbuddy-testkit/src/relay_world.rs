@@ -2,11 +2,15 @@
 
 use crate::folder::Folder;
 use crate::process::expect;
-use crate::{Relay, RelayOptions};
+use crate::{Relay, RelayOptions, SOON};
 use rbuddy_core::info::{Role, ServerInfo};
+use rbuddy_lab::writer::write_bytes;
 use rbuddy_lab::{Binary, FaultProxy, Link, Server, ServerOptions, wait_until};
 use std::path::Path;
 use std::time::Duration;
+
+/// Smaller than any backlog of a relay in the tests.
+const PORTION_BYTES: u64 = 20 << 20;
 
 /// A running world.
 #[derive(Debug)]
@@ -65,6 +69,14 @@ impl RelayWorld {
         let place = self.folder.path().join(format!("replica-{}", self.replicas.len() + 1));
         let server = expect(Server::start(binary, place, options).await);
         self.replicas.push(Follower { server, link });
+    }
+
+    /// Adds so many bytes to the stream, in portions that every replica has before the next one comes, so that none falls behind.
+    pub async fn stream(&self, bytes: u64) {
+        for _ in 0..bytes.div_ceil(PORTION_BYTES) {
+            expect(write_bytes(&self.primary, PORTION_BYTES.min(bytes)).await);
+            self.all_caught_up(SOON).await;
+        }
     }
 
     /// Where all logs and data are.
@@ -148,6 +160,11 @@ impl Follower {
     pub fn full_resyncs(&self) -> u64 {
         // Redis speaks of the master here, Valkey of the primary.
         self.logged("Full resync from ")
+    }
+
+    /// How often it has sent PSYNC, over all its lives.
+    pub fn questions(&self) -> u64 {
+        self.logged("Trying a partial resynchronization") + self.logged("Partial resynchronization not possible (no cached")
     }
 
     /// How often its log says this, over all its lives.

@@ -125,6 +125,28 @@ async fn hash_fields_that_expire_reach_a_valkey_9_1_replica() {
     assert!(matches!(ttl[1], Value::Integer(1..=10_000)), "{ttl:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn valkey_9_1_feeds_a_valkey_and_a_redis_with_what_both_can_load() {
+    let (Some(valkey), Some(redis)) = (binary(VALKEY_9_1), binary(REDIS_7_4)) else { return };
+    let mut world = RelayWorld::start_with(Link::Cut, &valkey, ServerOptions::default(), RelayOptions::default()).await;
+    write_every_type(&world.primary, "snapshot").await;
+    // Both ask before the primary is reached. One announces 9.1, which would bring a snapshot that the other cannot load.
+    world.add_replica(&valkey, ServerOptions::default()).await;
+    world.add_replica(&redis, ServerOptions::default()).await;
+    let both = wait_until("both replicas to ask", SOON, async || {
+        let questions: Vec<u64> = world.replicas.iter().map(Follower::questions).collect();
+        if questions.iter().all(|count| *count > 0) { Ok(()) } else { Err(format!("{questions:?}")) }
+    });
+    both.await.expect("they ask and wait");
+    let process = process_of(&world.replicas[1]).await;
+    world.upstream.set(Link::Pass);
+    world.all_caught_up(SOON).await;
+    write_every_type(&world.primary, "stream").await;
+    world.all_caught_up(SOON).await;
+    is_the_same(&world).await;
+    assert_eq!(process_of(&world.replicas[1]).await, process, "the same process lives");
+}
+
 async fn world_of(primary: &Binary) -> RelayWorld {
     RelayWorld::start(primary, ServerOptions::default(), RelayOptions::default()).await
 }

@@ -16,9 +16,9 @@ async fn replicas_that_wait_for_the_first_snapshot_share_it() {
         for _ in 0..3 {
             world.add_replica(&binary, ServerOptions::default()).await;
         }
-        let waiting = wait_until("three replicas to wait", SOON, async || {
-            let waiting = world.relay.info().await?.connected_replicas;
-            if waiting == 3 { Ok(()) } else { Err(format!("{waiting} do")) }
+        let waiting = wait_until("three replicas to ask", SOON, async || {
+            let questions: Vec<u64> = world.replicas.iter().map(Follower::questions).collect();
+            if questions.iter().all(|count| *count > 0) { Ok(()) } else { Err(format!("{questions:?}")) }
         });
         waiting.await.expect("they ask and wait");
         world.upstream.set(Link::Pass);

@@ -10,8 +10,6 @@ use std::time::Duration;
 const LONG_STREAM: u64 = 300 << 20;
 /// Covers every absence in these tests many times.
 const PRIMARY_BACKLOG: &str = "32mb";
-/// What a replica logs when it sends PSYNC.
-const ASKS: &str = "Trying a partial resynchronization";
 /// How long the relay is away.
 const AWAY: Duration = Duration::from_secs(1);
 
@@ -60,8 +58,7 @@ async fn story(stream_bytes: u64) -> Story {
         world.add_replica(&binary, ServerOptions::default()).await;
     }
     world.all_caught_up(SOON).await;
-    write_bytes(&world.primary, stream_bytes).await.expect("write");
-    world.all_caught_up(Duration::from_secs(60)).await;
+    world.stream(stream_bytes).await;
     let (paid, given) = (world.paid().await, given(&world));
     assert_eq!((paid, given.as_slice()), (1, &[1, 1][..]), "full resyncs before the kill");
     Story { world, paid, given }
@@ -113,7 +110,7 @@ async fn replica_is_ahead(mut story: Story) {
     // The relay comes back, and cannot catch up yet.
     world.upstream.set(Link::Cut);
     world.replicas[0].follow().await;
-    let questions = |world: &RelayWorld| world.replicas.iter().map(|replica| replica.logged(ASKS)).collect::<Vec<_>>();
+    let questions = |world: &RelayWorld| world.replicas.iter().map(Follower::questions).collect::<Vec<_>>();
     let before = questions(world);
     world.relay.launch().await;
     let asked = wait_until("both replicas to ask the relay", SOON, async || {

@@ -13,7 +13,6 @@ mod plan;
 use act::Scene;
 use bill::{Reading, Snapshot};
 use plan::{Fault, REPLICAS};
-use rbuddy_lab::writer::write_bytes;
 use rbuddy_lab::{Binary, ServerOptions, Writer};
 use rbuddy_testkit::{RelayOptions, RelayWorld, SOON, report};
 use std::time::{Duration, Instant};
@@ -99,8 +98,7 @@ async fn world(snapshot: Snapshot) -> RelayWorld {
     }
     world.all_caught_up(SOON).await;
     if snapshot == Snapshot::Outgrown {
-        write_bytes(&world.primary, LONG_STREAM).await.expect("write");
-        world.all_caught_up(SOON).await;
+        world.stream(LONG_STREAM).await;
     }
     assert_eq!(world.paid().await, 1, "the primary pays for one snapshot, whatever the number of replicas");
     world
