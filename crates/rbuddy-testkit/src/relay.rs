@@ -119,6 +119,13 @@ impl Relay {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Nothing that a human must look at was logged, and nothing panicked.
+    pub fn logged_no_error(&self) {
+        let log = self.log();
+        let errors: Vec<&str> = log.lines().filter(|line| line.contains("ERROR") || line.contains("panicked")).collect();
+        assert!(errors.is_empty(), "the relay logged {errors:#?}");
+    }
+
     async fn signal(&self, name: &str) {
         let process = self.child.as_ref().and_then(Child::id).expect("it runs");
         expect(send_signal(process, name).await);

@@ -101,6 +101,9 @@ async fn is_refused(primary: &Binary, replica: &Binary) {
         panic!("it was given a snapshot that it cannot load; its keys: {keys:?}\n{}", foreign.server.log_tail(15));
     }
     assert_eq!(process_of(foreign).await, process, "the same process lives");
+    let questions = foreign.questions();
+    assert!(questions <= 10, "it was sent away {questions} times in a few seconds instead of being kept waiting");
+    world.relay.logged_no_error();
     write_every_type(&world.primary, "stream").await;
     world.caught_up(0, SOON).await;
     assert_eq!(world.paid().await, 1, "full resyncs that the primary paid for");

@@ -70,6 +70,7 @@ impl Story {
         self.world.all_equal(SOON).await;
         assert_eq!(given(&self.world), self.given, "full resyncs of the replicas");
         assert_eq!(self.world.paid().await, self.paid, "full resyncs that the primary paid for");
+        self.world.relay.logged_no_error();
     }
 }
 

@@ -92,3 +92,56 @@ pub(crate) fn check(faults: &[Fault], snapshot: Snapshot, before: &Reading, afte
     }
     if complaints.is_empty() { Ok(words.join(", ")) } else { Err(format!("{}\nbefore {before:?}\nafter {after:?}", complaints.join("; "))) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(what: What) -> Fault {
+        Fault { what, from_ms: 0, to_ms: 1 }
+    }
+
+    fn reading(offset: u64, backlog_first_byte: u64, paid: u64, given: [u64; REPLICAS]) -> Reading {
+        Reading { offset, backlog_first_byte, paid, given: given.to_vec() }
+    }
+
+    #[test]
+    fn where_the_backlog_reaches_back_nothing_is_due() {
+        let faults = [fault(What::RelayKilled), fault(What::Cut(Place::Upstream)), fault(What::ReplicaKilled(1, Left::Saved))];
+        let before = reading(1000, 1, 1, [1, 1, 1]);
+        let verdict = |paid, given| check(&faults, Snapshot::Fresh, &before, &reading(5000, 1001, paid, given), Seen::default());
+        assert!(verdict(1, [1, 1, 1]).is_ok());
+        assert!(verdict(2, [1, 1, 1]).is_err());
+        assert!(verdict(1, [1, 2, 1]).is_err());
+    }
+
+    #[test]
+    fn a_gap_is_paid_for_once_for_each_break() {
+        let before = reading(1000, 1, 1, [1, 1, 1]);
+        let verdict = |paid, given| {
+            check(&[fault(What::Flood)], Snapshot::Fresh, &before, &reading(9000, 1002, paid, given), Seen::default()).is_ok()
+        };
+        assert!(verdict(2, [2, 2, 2]));
+        assert!(!verdict(3, [2, 2, 2]));
+    }
+
+    #[test]
+    fn a_killed_primary_counts_anew() {
+        let before = reading(1000, 1, 7, [1, 1, 1]);
+        let seen = Seen { paid_by_the_killed: Some(7), ..Seen::default() };
+        let verdict = |paid| {
+            let faults = [fault(What::PrimaryKilled(Left::Nothing))];
+            check(&faults, Snapshot::Fresh, &before, &reading(500, 1, paid, [2, 2, 2]), seen).is_ok()
+        };
+        assert!(verdict(1));
+        assert!(!verdict(2));
+    }
+
+    #[test]
+    fn a_replica_that_lost_everything_costs_the_primary_only_where_the_snapshot_is_outgrown() {
+        let faults = [fault(What::ReplicaKilled(0, Left::Nothing))];
+        let (before, after) = (reading(1000, 1, 1, [1, 1, 1]), reading(5000, 1, 2, [2, 1, 1]));
+        assert!(check(&faults, Snapshot::Fresh, &before, &after, Seen::default()).is_err());
+        assert!(check(&faults, Snapshot::Outgrown, &before, &after, Seen::default()).is_ok());
+    }
+}

@@ -126,3 +126,20 @@ impl What {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_gives_the_same_plan_and_no_two_faults_hit_one_thing() {
+        for seed in 0..200 {
+            let faults = draw(&mut Rng::with_seed(seed));
+            assert_eq!(format!("{faults:?}"), format!("{:?}", draw(&mut Rng::with_seed(seed))));
+            for (number, fault) in faults.iter().enumerate() {
+                assert!(fault.from_ms <= fault.to_ms);
+                assert!(faults[..number].iter().all(|other| other.what.hits() != fault.what.hits()), "{faults:?}");
+            }
+        }
+    }
+}
