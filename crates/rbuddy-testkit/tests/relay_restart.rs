@@ -30,6 +30,11 @@ macro_rules! with_a_stream_of {
                 }
 
                 #[tokio::test(flavor = "multi_thread")]
+                async fn a_replica_that_stays_away_keeps_nobody_waiting() {
+                    replica_stays_away(story($bytes).await).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread")]
                 async fn a_replica_that_is_ahead_of_it_is_waited_for() {
                     replica_is_ahead(story($bytes).await).await;
                 }
@@ -97,6 +102,15 @@ async fn killed_under_load(mut story: Story) {
     has_written(&writer, 1000).await;
     writer.pause().await;
     story.ends_without_a_full_resync().await;
+}
+
+async fn replica_stays_away(mut story: Story) {
+    story.world.relay.kill().await;
+    story.world.replicas[1].server.kill().await.expect("kill a replica");
+    write_bytes(&story.world.primary, 1 << 20).await.expect("write");
+    story.world.relay.launch().await;
+    story.world.caught_up(0, SOON).await;
+    assert_eq!((story.world.paid().await, given(&story.world)), (story.paid, story.given), "full resyncs");
 }
 
 /// Two positions differ by what one replica got from the primary itself while the relay was away; an application that moves it does that.
