@@ -1,26 +1,25 @@
-//! Accepts connections, shakes hands within limits, and hands those that said PSYNC over to a session.
+//! Accepts connections within limits, and hands those that said PSYNC over to a session.
 //!
-//! Not only replicas come here: Sentinels ping, people ask INFO, a primary tries to hand its role over. Each gets its answer; none can hold much: a
-//! connection that has not said PSYNC is closed when it is silent for ten seconds, and there are at most 256 of them in all.
+//! Not only replicas come here: Sentinels ping, people ask INFO, a primary tries to hand its role over. Each gets its answer ([`super::visit`]), none
+//! can hold much ([`super::doorkeeper`]).
 
+use super::bulletin::Bulletin;
+use super::circle::Circle;
+use super::doorkeeper::{Doorkeeper, Pass};
 use super::hub::Hub;
 use super::link::keepalive;
 use super::roster::Roster;
 use super::session::{self, Arrived};
-use bytes::{Buf, BytesMut};
-use rbuddy_core::control::relay::{RelayOrders, UpstreamState};
-use rbuddy_core::replication::handshake::{Answer, Handshake, Login};
-use rbuddy_core::replication::self_report::SelfReport;
+use super::visit::{Visit, say};
+use rbuddy_core::control::relay::RelayOrders;
 use rbuddy_core::resp::encode;
-use rbuddy_core::resp::request::{RequestLimits, parse};
 use socket2::SockRef;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -31,11 +30,15 @@ pub(super) struct Door {
     pub(super) roster: Arc<Roster>,
     pub(super) orders: watch::Receiver<RelayOrders>,
     pub(super) cancel: CancellationToken,
+    pub(super) bulletin: Arc<Bulletin>,
+    pub(super) listen_port: u16,
 }
 
 /// Runs until cancelled.
 pub(super) async fn listen(listener: TcpListener, door: Door) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let doorkeeper = Arc::new(Doorkeeper::new());
+    let group = &door.hub.config.group;
+    let mut number = 0;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -45,120 +48,70 @@ pub(super) async fn listen(listener: TcpListener, door: Door) {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file handles, mostly: others have to go first.
-                warn!(group = %door.hub.config.group, %error, "connection not accepted");
+                warn!(%group, %error, "connection not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            warn!(group = %door.hub.config.group, %peer, max = CONNECTIONS_MAX, "connection closed: there are too many");
-            continue;
-        };
-        let connection = door.clone();
-        door.hub.tasks.spawn(async move {
-            serve(stream, peer, connection).await;
-            drop(place);
-        });
+        match doorkeeper.enter(peer.ip(), Instant::now()) {
+            Ok(pass) => {
+                number += 1;
+                door.hub.tasks.spawn(serve(stream, peer, number, pass, door.clone()));
+            }
+            Err(turned) if turned.is_news => warn!(%group, peer = %peer.ip(), why = %turned.why, "connections turned away"),
+            Err(_) => {}
+        }
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, door: Door) {
+async fn serve(stream: TcpStream, peer: SocketAddr, number: u64, pass: Pass, door: Door) {
     let cancel = door.cancel.clone();
     let shaken = tokio::select! {
-        shaken = shake_hands(stream, peer, &door) => shaken,
+        shaken = visit(stream, peer, number, &pass, &door) => shaken,
         () = cancel.cancelled() => return,
     };
+    // A replica's session holds no stranger's place.
+    drop(pass);
     match shaken {
         Ok(arrived) => session::run(arrived, door).await,
         Err(reason) => debug!(group = %door.hub.config.group, %peer, reason, "connection ended"),
     }
 }
 
-/// Until PSYNC.
-async fn shake_hands(mut stream: TcpStream, peer: SocketAddr, door: &Door) -> Result<Arrived, String> {
-    let broken = |error: std::io::Error| error.to_string();
-    stream.set_nodelay(true).map_err(broken)?;
+async fn visit(stream: TcpStream, peer: SocketAddr, number: u64, pass: &Pass, door: &Door) -> Result<Arrived, String> {
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
     // No TCP_USER_TIMEOUT here: it also ends connections whose peer is well but has a closed window, as a replica that loads.
-    SockRef::from(&stream).set_tcp_keepalive(&keepalive()).map_err(broken)?;
-    let mut handshake = Handshake::new(login(&door.hub));
-    let mut input = BytesMut::with_capacity(1024);
-    let mut deadline = Instant::now() + SILENCE_MAX;
-    loop {
-        while let Some((arguments, used)) = parse(&input, LIMITS).map_err(|error| error.to_string())? {
-            input.advance(used);
-            // Counted from whole requests: one byte now and then holds no place.
-            deadline = Instant::now() + SILENCE_MAX;
-            match handshake.answer(&arguments, || report(&door.hub)) {
-                Answer::Reply(reply) => say(&mut stream, &reply).await?,
-                Answer::Silence => {}
-                Answer::Psync(asked) => {
-                    let identity = handshake.identity().clone();
-                    let local = stream.local_addr().map_err(broken)?.ip();
-                    return match door.roster.find(&identity, peer.ip(), local).await {
-                        Ok(address) => Ok(Arrived { stream, input, address, identity, asked }),
-                        Err(shown) => Err(refuse(&mut stream, &shown, &door.hub).await),
-                    };
-                }
-                Answer::Close { reply, reason } => {
-                    say(&mut stream, &reply).await?;
-                    return Err(reason.to_owned());
-                }
-            }
-        }
-        match timeout_at(deadline, stream.read_buf(&mut input)).await {
-            Ok(Ok(0)) => return Err("it closed the connection".to_owned()),
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(broken(error)),
-            Err(_) => return Err(format!("it said nothing for {} s", SILENCE_MAX.as_secs())),
-        }
-    }
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive()).map_err(|error| error.to_string())?;
+    Visit::new(stream, peer, number, door).run(pass).await
 }
 
-/// This error makes a replica come again with the same question, where any other would make it send SYNC (protocol fact 1.4).
+/// Says that it is no replica of this group.
 pub(super) async fn refuse(stream: &mut TcpStream, shown: &str, hub: &Hub) -> String {
-    let mut reply = Vec::new();
-    encode::error(
-        &mut reply,
-        &format!("NOMASTERLINK rbuddy: {} is not a replica of this group", shown.chars().take(128).collect::<String>()),
-    );
     if hub.is_new_stranger(shown) {
         info!(group = %hub.config.group, replica = shown, "refused: not a replica of this group");
     }
-    match say(stream, &reply).await {
-        Ok(()) => "it is not a replica of this group".to_owned(),
-        Err(reason) => reason,
+    let shown: String = shown.chars().take(128).collect();
+    hold_off(stream, &format!("{shown} is not a replica of this group")).await;
+    "it is not a replica of this group".to_owned()
+}
+
+/// Says that the stream would run in a circle.
+pub(super) async fn refuse_circle(stream: &mut TcpStream, circle: &Circle, hub: &Hub) -> String {
+    let circle_text = circle.to_string();
+    if hub.is_new_stranger(&circle_text) {
+        warn!(group = %hub.config.group, circle = circle_text, remedy = circle.remedy(), "refused: the stream would run in a circle");
+    }
+    hold_off(stream, &format!("the stream would run in a circle, as {circle_text}")).await;
+    circle_text
+}
+
+/// This error makes a replica come again with the same question, where any other would make it send SYNC (protocol fact 1.4).
+async fn hold_off(stream: &mut TcpStream, why: &str) {
+    let mut reply = Vec::new();
+    encode::error(&mut reply, &format!("NOMASTERLINK rbuddy: {why}"));
+    if let Err(error) = say(stream, &reply).await {
+        debug!(error, "refusal not heard");
     }
 }
 
-async fn say(stream: &mut TcpStream, reply: &[u8]) -> Result<(), String> {
-    match timeout(SILENCE_MAX, stream.write_all(reply)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("it does not take its answer".to_owned()),
-    }
-}
-
-fn login(hub: &Hub) -> Option<Login> {
-    hub.login().map(|login| Login { user: login.user, password: login.password.expose().to_owned() })
-}
-
-fn report(hub: &Hub) -> SelfReport {
-    let (now, inner) = (hub.now(), hub.lock());
-    let upstream = &inner.upstream;
-    SelfReport {
-        run_id: hub.run_id,
-        primary: inner.primary.clone(),
-        is_link_up: upstream.state == UpstreamState::Streaming,
-        is_sync_in_progress: upstream.state == UpstreamState::ReceivingSnapshot,
-        last_io_s: upstream.last_byte_at.map(|at| now.since(at).as_secs()),
-        link_down_s: upstream.down_since.map(|since| now.since(since).as_secs()),
-        position: inner.live().map(|stretch| stretch.history.end_position()),
-        connected_replicas: inner.sessions.len(),
-    }
-}
-
-const CONNECTIONS_MAX: usize = 256;
-const SILENCE_MAX: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// A handshake is small.
-const LIMITS: RequestLimits = RequestLimits { arguments: 32, bytes: 16 * 1024 };

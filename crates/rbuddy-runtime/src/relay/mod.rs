@@ -11,7 +11,9 @@
 //! | `snapshotter` | snapshots on demand over a second connection |
 //! | `spool` | receiving a snapshot: to disk, checked, then offered |
 //! | `stream_writer`, `disk_pace` | the stream behind a snapshot, on disk; how far a burst may wait for it |
-//! | `listener`, `roster` | connections from below: handshake, which replica it is |
+//! | `listener`, `doorkeeper` | connections from below, and how many of them |
+//! | `visit`, `roster`, `circle` | one connection up to its PSYNC; which replica it is; whether the stream would run in a circle |
+//! | `bulletin` | what Sentinels tell each other on the relay's port |
 //! | `session`, `stream_session`, `plan` | one replica: hold, seed, stream |
 //! | `hub`, `stretch`, `ring`, `view` | what all share: histories and their bytes, sessions; what is published of it |
 //! | `state`, `files` | what survives the process |
@@ -20,7 +22,10 @@
 
 mod alone;
 mod backoff;
+mod bulletin;
+mod circle;
 mod disk_pace;
+mod doorkeeper;
 mod files;
 mod hub;
 mod inquiry;
@@ -39,11 +44,13 @@ mod stream_writer;
 mod stretch;
 mod upstream;
 mod view;
+mod visit;
 
 pub use alone::run_alone;
 
 use crate::clock::Clock;
-use crate::settings::{Endpoint, RelaySettings};
+use crate::settings::{Credentials, Endpoint, RelaySettings};
+use bulletin::Bulletin;
 use files::{FileError, Spool};
 use hub::Hub;
 use listener::Door;
@@ -82,6 +89,14 @@ pub struct RelayConfig {
     pub open: bool,
 }
 
+impl RelayConfig {
+    /// What whoever connects must say: the relay's own password, else the primary's, as replicas know that one already.
+    fn login(&self) -> Option<Credentials> {
+        let of_primary = || Some(Credentials { user: self.primary.user.clone(), password: self.primary.password.clone()? });
+        self.settings.auth.clone().or_else(of_primary)
+    }
+}
+
 /// A relay whose port is bound and whose folder was read. Nothing runs yet.
 #[derive(Debug)]
 pub struct Relay {
@@ -102,6 +117,12 @@ pub enum RelayError {
         listen: String,
         /// Why not.
         source: io::Error,
+    },
+    /// Others could connect, and none would have to say a password.
+    #[error("listen on {listen}: whoever reaches the relay could read the whole dataset, as neither relay nor primary has a password")]
+    Open {
+        /// As configured.
+        listen: String,
     },
     /// The folder.
     #[error("{verb} {path}", path = path.display())]
@@ -124,6 +145,10 @@ pub async fn bind(config: RelayConfig) -> Result<Relay, RelayError> {
     let refused = |source| RelayError::Listen { listen: listen.clone(), source };
     let listener = TcpListener::bind(&listen).await.map_err(refused)?;
     let local_addr = listener.local_addr().map_err(refused)?;
+    // The configuration says so too, with the line at fault. Here it holds for every way to start a relay.
+    if !local_addr.ip().is_loopback() && config.login().is_none() {
+        return Err(RelayError::Open { listen });
+    }
     let dir = config.dir.clone();
     let found = tokio::task::spawn_blocking(move || state::load(&dir)).await;
     let found = found.map_err(|join| FileError { verb: "read", path: config.dir.clone(), source: io::Error::other(join) });
@@ -148,7 +173,7 @@ impl Relay {
 
     /// Runs until cancelled. Files that a next run can go on from stay.
     pub async fn run(self, orders: watch::Receiver<RelayOrders>, cancel: CancellationToken) -> Result<(), RelayError> {
-        let Relay { hub, listener, publisher, found, .. } = self;
+        let Relay { hub, listener, local_addr, publisher, found } = self;
         let replicas = hub.config.replicas.iter().map(|replica| replica.address.clone()).collect();
         let roster = Arc::new(Roster::new(replicas, hub.config.open).await);
         let (stopping, mut parts) = (hub.stopping.clone(), JoinSet::new());
@@ -157,7 +182,15 @@ impl Relay {
         parts.spawn(keeper::keep(Arc::clone(&hub), orders.clone(), stopping.clone()));
         parts.spawn(Snapshotter::new(Arc::clone(&hub), orders.clone()).run(stopping.clone()));
         parts.spawn(Upstream::new(Arc::clone(&hub), orders.clone()).run(found, stopping.clone()));
-        parts.spawn(listener::listen(listener, Door { hub: Arc::clone(&hub), roster, orders, cancel: stopping.clone() }));
+        let door = Door {
+            hub: Arc::clone(&hub),
+            roster,
+            orders,
+            cancel: stopping.clone(),
+            bulletin: Arc::new(Bulletin::new()),
+            listen_port: local_addr.port(),
+        };
+        parts.spawn(listener::listen(listener, door));
         // None of them ends by itself. One that did, or panicked, would leave a relay that looks alive.
         let result = tokio::select! {
             () = cancel.cancelled() => Ok(()),

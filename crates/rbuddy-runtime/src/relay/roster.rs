@@ -37,14 +37,7 @@ impl Roster {
     pub(super) async fn find(&self, identity: &Identity, peer: IpAddr, local: IpAddr) -> Result<NodeAddress, String> {
         let Some(port) = identity.listening_port else { return Err(format!("{peer} (it announced no port)")) };
         let announced = identity.ip_address.as_deref().filter(|address| !address.is_empty());
-        let ip = match announced.map(|text| text.parse::<IpAddr>()) {
-            Some(Ok(ip)) => Some(canonical(ip)),
-            // A name is compared with the configured names, as it stands.
-            Some(Err(_)) => None,
-            // Who comes from our own address is on this machine, whatever name the configuration has for it.
-            None if peer == local => Some(LOOPBACK),
-            None => Some(canonical(peer)),
-        };
+        let ip = seen_at(announced, peer, local);
         let shown = NodeAddress::new(announced.map_or_else(|| peer.to_canonical().to_string(), str::to_owned), port);
         if let Some(found) = self.matching(announced, ip, port) {
             return Ok(found);
@@ -55,6 +48,21 @@ impl Roster {
             None if self.open => Ok(shown),
             None => Err(shown.to_string()),
         }
+    }
+
+    /// Whether it is the server at this address, which need not be a replica's.
+    pub(super) async fn is_at(&self, server: &NodeAddress, identity: &Identity, peer: IpAddr, local: IpAddr) -> bool {
+        if identity.listening_port != Some(server.port) {
+            return false;
+        }
+        let announced = identity.ip_address.as_deref().filter(|address| !address.is_empty());
+        if announced.is_some_and(|name| name.eq_ignore_ascii_case(&server.host)) {
+            return true;
+        }
+        let Some(ip) = seen_at(announced, peer, local) else { return false };
+        // Asked anew each time: replicas whose port is the same as the primary's are few, and come seldom.
+        let looked_up = timeout(RESOLVE_PATIENCE, tokio::net::lookup_host((server.host.as_str(), server.port))).await;
+        looked_up.is_ok_and(|found| found.is_ok_and(|mut found| found.any(|address| canonical(address.ip()) == ip)))
     }
 
     fn matching(&self, announced: Option<&str>, ip: Option<IpAddr>, port: u16) -> Option<NodeAddress> {
@@ -89,6 +97,22 @@ impl Roster {
             }
         }
     }
+}
+
+/// Under which address it is found; `None`: under a name, which is compared with the configured names as it stands.
+fn seen_at(announced: Option<&str>, peer: IpAddr, local: IpAddr) -> Option<IpAddr> {
+    match announced.map(str::parse) {
+        Some(Ok(ip)) => Some(canonical(ip)),
+        Some(Err(_)) => None,
+        // Who comes from our own address is on this machine, whatever name the configuration has for it.
+        None if peer == local => Some(LOOPBACK),
+        None => Some(canonical(peer)),
+    }
+}
+
+/// Whether this host is surely this machine, without asking anybody.
+pub(super) fn is_this_machine(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip| canonical(ip) == LOOPBACK)
 }
 
 /// One form for all addresses of this machine, so that `localhost`, `::1` and the machine's own address are the same.

@@ -9,7 +9,7 @@ use rbuddy_runtime::clock::Clock;
 use rbuddy_runtime::relay::{RelayConfig, RelayError, bind};
 use rbuddy_runtime::settings::{Endpoint, RelaySettings, Secret};
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A server process with its folder. It is killed when this is dropped.
 pub(crate) struct Server {
     child: Child,
+    binary: PathBuf,
     pub(crate) port: u16,
     dir: tempfile::TempDir,
     extra: Vec<String>,
@@ -29,11 +30,16 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(extra: &[&str]) -> Server {
+        Server::of(&default_binary(), extra).await
+    }
+
+    /// One of this binary.
+    pub(crate) async fn of(binary: &Path, extra: &[&str]) -> Server {
         let dir = tempfile::tempdir().expect("a folder");
         let port = free_port();
         let extra: Vec<String> = extra.iter().map(|text| (*text).to_owned()).collect();
-        let child = spawn(port, dir.path().into(), &extra);
-        let server = Server { child, port, dir, extra };
+        let child = spawn(binary, port, dir.path().into(), &extra);
+        let server = Server { child, binary: binary.to_owned(), port, dir, extra };
         server.wait_until_up().await;
         server
     }
@@ -55,7 +61,7 @@ impl Server {
 
     /// The same port and folder, a new process.
     pub(crate) async fn restart(&mut self) {
-        self.child = spawn(self.port, self.dir.path().into(), &self.extra);
+        self.child = spawn(&self.binary, self.port, self.dir.path().into(), &self.extra);
         self.wait_until_up().await;
     }
 
@@ -133,9 +139,24 @@ impl Drop for Server {
     }
 }
 
-fn spawn(port: u16, dir: PathBuf, extra: &[String]) -> Child {
-    let binary = std::env::var("RBUDDY_TEST_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
-    let version = Command::new(&binary).arg("--version").output().expect("it tells its version");
+pub(crate) fn default_binary() -> PathBuf {
+    std::env::var_os("RBUDDY_TEST_SERVER").map_or_else(|| "redis-server".into(), PathBuf::from)
+}
+
+/// A version in `.servers/`, as `scripts/test-servers` fetches them; `None` (and a word about it) where it is missing.
+#[allow(clippy::print_stderr, reason = "what was skipped is told to whoever runs the tests")]
+pub(crate) fn fetched(name: &str) -> Option<PathBuf> {
+    let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|folder| folder.join(".servers").join(name));
+    let binaries = folders.flat_map(|folder| ["redis-server", "valkey-server"].map(|binary| folder.join(binary)));
+    let found = binaries.into_iter().find(|binary| binary.is_file());
+    if found.is_none() {
+        eprintln!("skipped: .servers/{name} is missing");
+    }
+    found
+}
+
+fn spawn(binary: &Path, port: u16, dir: PathBuf, extra: &[String]) -> Child {
+    let version = Command::new(binary).arg("--version").output().expect("it tells its version");
     let mut command = Command::new(binary);
     // Before 7.0 DEBUG is always on, and the option is unknown.
     if !String::from_utf8_lossy(&version.stdout).contains("v=6.") {
@@ -146,7 +167,7 @@ fn spawn(port: u16, dir: PathBuf, extra: &[String]) -> Child {
     command.args(extra).stdout(Stdio::null()).spawn().expect("the server starts")
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
