@@ -260,6 +260,34 @@ async fn the_primary_is_not_fed_by_the_relay_that_it_feeds() {
 }
 
 #[tokio::test]
+async fn a_listener_that_does_not_read_is_closed_and_hinders_nobody() {
+    let primary = Server::start(&[]).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let relay = relay(&primary, &[], dir.path()).await;
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        peers.push(TcpStream::connect(("127.0.0.1", relay.port)).await.expect("it listens"));
+    }
+    let [publisher, quick, slow] = peers.as_mut_slice() else { panic!("three") };
+    for listener in [&mut *quick, &mut *slow] {
+        listener.write_all(b"SUBSCRIBE __sentinel__:hello\r\n").await.expect("sent");
+        read_until(listener, ":1\r\n").await;
+    }
+    // More than the sockets between take: then the messages wait at the relay, where there is room for some hundred.
+    let padding = "x".repeat(12_000);
+    for number in 0..2000 {
+        publisher.write_all(format!("PUBLISH __sentinel__:hello {number}:{padding}:end\r\n").as_bytes()).await.expect("sent");
+        read_until(publisher, "\r\n").await;
+        let heard = read_until(quick, ":end\r\n").await;
+        assert!(heard.contains(&format!("\r\n{number}:x")), "{}", &heard[..80]);
+    }
+    let mut missed = Vec::new();
+    tokio::time::timeout(PATIENCE, slow.read_to_end(&mut missed)).await.expect("closed").expect("read");
+    assert!(missed.len() < 2000 * padding.len(), "{} bytes", missed.len());
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn a_relay_that_dials_itself_says_so() {
     let primary = Server::start(&[]).await;
     let (dir, port) = (tempfile::tempdir().expect("a folder"), free_port());

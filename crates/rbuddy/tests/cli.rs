@@ -62,6 +62,17 @@ async fn a_written_configuration_passes_and_is_never_overwritten() {
 }
 
 #[tokio::test]
+async fn a_relay_that_others_can_reach_wants_a_primary_with_a_password() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for listen in ["0.0.0.0:6390", "[::]:6390", "192.0.2.1:6390"] {
+        let (code, stdout, stderr) = rbuddy_in(folder.path(), &[], &["relay", "--upstream", "127.0.0.1:1", "--listen", listen]).await;
+        assert_eq!((code, stdout.as_str()), (2, ""), "{listen}: {stderr}");
+        assert!(stderr.contains("could read the whole dataset"), "{listen}: {stderr}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 0, "nothing was begun");
+}
+
+#[tokio::test]
 async fn mistakes_are_shown_with_line_and_remedy_before_anything_is_dialled() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("c.toml");

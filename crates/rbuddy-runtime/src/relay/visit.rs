@@ -153,7 +153,6 @@ impl Surroundings for Around<'_> {
     }
 }
 
-/// What a replica must say: the relay's own password, else the primary's, as replicas know that one already.
 fn login(hub: &Hub) -> Option<Login> {
     let credentials = hub.config.login()?;
     Some(Login { user: credentials.user, password: credentials.password.expose().to_owned() })
