@@ -180,7 +180,7 @@ fn counted_as(peer: IpAddr) -> IpAddr {
             let [a, b, c, d, ..] = address.segments();
             IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
         }
-        other => other,
+        own_or_v4 @ (IpAddr::V4(_) | IpAddr::V6(_)) => own_or_v4,
     }
 }
 

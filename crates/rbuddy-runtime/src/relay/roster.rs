@@ -60,7 +60,7 @@ impl Roster {
             return true;
         }
         let Some(ip) = seen_at(announced, peer, local) else { return false };
-        // Asked anew each time: replicas whose port is the same as the primary's are few, and come seldom.
+        // Asked anew each time: a PSYNC comes seldom, and an address of yesterday would let a circle close.
         let looked_up = timeout(RESOLVE_PATIENCE, tokio::net::lookup_host((server.host.as_str(), server.port))).await;
         looked_up.is_ok_and(|found| found.is_ok_and(|mut found| found.any(|address| canonical(address.ip()) == ip)))
     }
