@@ -5,7 +5,7 @@
 use super::RelayConfig;
 use super::files::Spool;
 use super::stretch::{Piece, Stretch, StretchKey};
-use crate::settings::{Credentials, Endpoint};
+use crate::settings::Endpoint;
 use rbuddy_core::control::relay::{
     AckPolicy, Previous, RelayView, SessionEnd, SessionState, SessionView, ToldToFollow, UpstreamState, UpstreamView,
 };
@@ -141,12 +141,6 @@ impl Hub {
     /// Where the primary is, and how to log in there.
     pub(super) fn primary(&self) -> Endpoint {
         Endpoint { address: self.lock().primary.clone(), ..self.config.primary.clone() }
-    }
-
-    /// What a replica must say: the relay's own password, else the primary's, as replicas know that one already.
-    pub(super) fn login(&self) -> Option<Credentials> {
-        let of_primary = || Some(Credentials { user: self.config.primary.user.clone(), password: self.config.primary.password.clone()? });
-        self.config.settings.auth.clone().or_else(of_primary)
     }
 
     pub(super) fn now(&self) -> Time {

@@ -298,7 +298,7 @@ impl Session {
 
 /// Asks a replica that is only known by its connection, at the address that it announced. Many have the same password as the one they say here.
 async fn version_of(hub: &Hub, address: &NodeAddress) -> Option<ServerVersion> {
-    let login = hub.login();
+    let login = hub.config.login();
     let (user, password) = login.map_or((None, None), |login| (login.user, Some(login.password)));
     let endpoint = Endpoint { address: address.clone(), user, password };
     let look = async { AdminConnection::open(&endpoint, LOOK_PATIENCE).await?.info().await };
