@@ -5,7 +5,7 @@
 use crate::replication::history::{History, KnownId};
 use crate::replication::prospect::Gap;
 use crate::replication::psync::{FullResyncReason, HoldReason, Permit};
-use crate::types::{DatasetId, NodeAddress, Offset, Position, RdbVersion, ReplId, ServerVersion, Time};
+use crate::types::{DatasetId, NextByte, NodeAddress, Offset, Position, RdbVersion, ReplId, ServerVersion, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,6 +70,8 @@ pub struct RelayView {
     pub told_to_follow: Option<ToldToFollow>,
     /// What is kept, the live one last.
     pub histories: Vec<History>,
+    /// How much is kept of them.
+    pub backlog: BacklogView,
     /// The snapshot on disk or on its way there.
     pub snapshot: Option<SnapshotView>,
     /// Last `snapshot_request` that was carried out or given up.
@@ -125,6 +127,17 @@ pub struct FullResync {
     pub given: DatasetId,
     /// Why, as far as the primary let the relay look.
     pub gap: Option<Gap>,
+}
+
+/// What is kept of the streams. (What of each: [`History::oldest`].)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct BacklogView {
+    /// In memory.
+    pub memory_bytes: u64,
+    /// On disk, for replicas and snapshots that need more than memory has.
+    pub disk_bytes: u64,
+    /// The first byte of the live history that one of those needs.
+    pub oldest_needed: Option<NextByte>,
 }
 
 /// A full resync that the relay has not asked for yet.

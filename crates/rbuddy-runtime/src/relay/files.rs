@@ -1,14 +1,14 @@
-//! The relay's files: a snapshot, and the stream that follows it. A file lives as long as somebody holds it and is removed with the last holder, unless
-//! it was told to stay: whatever breaks on the way, nothing half-done is left behind. (What a kill leaves is removed at the next start.)
+//! The relay's files. A file lives as long as somebody holds it and is removed with the last holder, unless it was told to stay: whatever breaks on the
+//! way, nothing half-done is left behind. (What a kill leaves is removed at the next start.)
 
+use bytes::Bytes;
 use rbuddy_core::replication::rdb::RdbFacts;
-use rbuddy_core::types::{DatasetId, Offset};
+use rbuddy_core::types::DatasetId;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A file on disk, removed when dropped, unless kept.
 #[derive(Debug)]
@@ -18,16 +18,7 @@ pub(super) struct StoredFile {
     is_kept: AtomicBool,
 }
 
-/// The stream from a snapshot's offset on. It grows while somebody holds it ([`super::stream_writer`]).
-#[derive(Debug)]
-pub(super) struct StreamFile {
-    stored: StoredFile,
-    start: Offset,
-    written: AtomicU64,
-    given_up: AtomicBool,
-}
-
-/// A complete, checked snapshot with its stream.
+/// A complete, checked snapshot. The stream behind it is its history's.
 #[derive(Debug)]
 pub(super) struct Spool {
     /// Which dataset.
@@ -36,8 +27,6 @@ pub(super) struct Spool {
     pub(super) facts: RdbFacts,
     /// The snapshot.
     pub(super) snapshot: StoredFile,
-    /// The stream behind it.
-    pub(super) stream: Arc<StreamFile>,
 }
 
 /// A file operation that failed, and where.
@@ -65,7 +54,7 @@ impl StoredFile {
         Ok(StoredFile { path, file, is_kept: AtomicBool::new(false) })
     }
 
-    /// A file of an earlier run.
+    /// A file of an earlier run. It stays, for now.
     pub(super) fn open(path: PathBuf) -> Result<StoredFile, FileError> {
         let file = File::options().read(true).write(true).open(&path).map_err(FileError::at("open", &path))?;
         Ok(StoredFile { path, file, is_kept: AtomicBool::new(true) })
@@ -81,6 +70,10 @@ impl StoredFile {
         self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
+    pub(super) fn as_file(&self) -> &File {
+        &self.file
+    }
+
     pub(super) fn bytes(&self) -> Result<u64, FileError> {
         Ok(self.file.metadata().map_err(FileError::at("look at", &self.path))?.len())
     }
@@ -89,10 +82,14 @@ impl StoredFile {
         self.file.write_all_at(bytes, at).map_err(FileError::at("write", &self.path))
     }
 
-    pub(super) fn read_at(&self, at: u64, count: usize) -> Result<Vec<u8>, FileError> {
+    pub(super) fn truncate(&self, bytes: u64) -> Result<(), FileError> {
+        self.file.set_len(bytes).map_err(FileError::at("truncate", &self.path))
+    }
+
+    pub(super) fn read_at(&self, at: u64, count: usize) -> Result<Bytes, FileError> {
         let mut bytes = vec![0; count];
         self.file.read_exact_at(&mut bytes, at).map_err(FileError::at("read", &self.path))?;
-        Ok(bytes)
+        Ok(Bytes::from(bytes))
     }
 
     /// Returns when the content is on the disk itself.
@@ -108,7 +105,9 @@ impl Drop for StoredFile {
         }
         let path = std::mem::take(&mut self.path);
         let remove = move || {
-            if let Err(error) = std::fs::remove_file(&path) {
+            if let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
                 tracing::warn!(path = %path.display(), %error, "a file that is no longer needed could not be removed");
             }
         };
@@ -120,57 +119,13 @@ impl Drop for StoredFile {
     }
 }
 
-impl StreamFile {
-    /// A stream that begins behind `start`.
-    pub(super) fn new(stored: StoredFile, start: Offset) -> Result<StreamFile, FileError> {
-        let written = AtomicU64::new(start.advance(stored.bytes()?).get());
-        Ok(StreamFile { stored, start, written, given_up: AtomicBool::new(false) })
-    }
-
-    pub(super) fn stored(&self) -> &StoredFile {
-        &self.stored
-    }
-
-    /// Bytes before the first one in the file.
-    pub(super) fn start(&self) -> Offset {
-        self.start
-    }
-
-    /// The last byte in the file.
-    pub(super) fn written(&self) -> Offset {
-        self.start.advance(self.written.load(Ordering::Acquire) - self.start.get())
-    }
-
-    /// It will not grow any more, and so its snapshot leads nowhere.
-    pub(super) fn give_up(&self) {
-        self.given_up.store(true, Ordering::Release);
-    }
-
-    pub(super) fn is_given_up(&self) -> bool {
-        self.given_up.load(Ordering::Acquire)
-    }
-
-    /// Adds to the end. Only the one writer calls this.
-    pub(super) fn append(&self, bytes: &[u8]) -> Result<(), FileError> {
-        let written = self.written.load(Ordering::Relaxed);
-        self.stored.write_at(bytes, written - self.start.get())?;
-        // Released after the bytes are there: who sees the number can read them.
-        self.written.store(written + bytes.len() as u64, Ordering::Release);
-        Ok(())
-    }
-
-    /// Bytes behind `from`, at most `max`.
-    pub(super) fn read(&self, from: Offset, max: usize) -> Result<Vec<u8>, FileError> {
-        let left = from.bytes_behind(self.written()).unwrap_or(0);
-        let count = usize::try_from(left).unwrap_or(max).min(max);
-        self.stored.read_at(from.get() - self.start.get(), count)
-    }
+/// Bytes that may still be written to the disk under `dir`. Blocking.
+pub(super) fn free_bytes(dir: &Path) -> Result<u64, FileError> {
+    let found = rustix::fs::statvfs(dir).map_err(|errno| FileError::at("look at the disk under", dir)(errno.into()))?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-impl Spool {
-    /// Whether the files outlive their last holder.
-    pub(super) fn keep(&self, keep: bool) {
-        self.snapshot.keep(keep);
-        self.stream.stored.keep(keep);
-    }
+/// File name of a snapshot or log: unlike any other, as an older one may still be in use.
+pub(super) fn new_name(prefix: &str) -> String {
+    format!("{prefix}{:016x}", fastrand::u64(..))
 }

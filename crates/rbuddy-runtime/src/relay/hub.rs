@@ -4,8 +4,11 @@
 
 use super::RelayConfig;
 use super::files::Spool;
+use super::log_writer::MUCH_BYTES;
+use super::needs::{Away, DISK_RETRY, DiskRoom};
 use super::stretch::{Piece, Stretch, StretchKey};
 use crate::settings::Endpoint;
+use bytes::BytesMut;
 use rbuddy_core::control::relay::{
     AckPolicy, Previous, RelayView, SessionEnd, SessionState, SessionView, ToldToFollow, UpstreamState, UpstreamView,
 };
@@ -15,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,8 +35,10 @@ pub(super) struct Hub {
     pub(super) moved: AtomicBool,
     /// The lowest required ACK may have moved.
     pub(super) acked: Notify,
-    /// Stream has reached the disk.
-    pub(super) written: Notify,
+    /// Much of a stream has yet to reach the disk.
+    pub(super) unwritten: Notify,
+    /// Where on disk, and how much.
+    pub(super) room: DiskRoom,
     /// What is published.
     pub(super) view: watch::Receiver<RelayView>,
     /// Cancelled when the relay is to end.
@@ -64,6 +70,18 @@ pub(super) struct Inner {
     pub(super) told_to_follow: Option<ToldToFollow>,
     /// The complete snapshot and its history.
     pub(super) spool: Option<(StretchKey, Arc<Spool>)>,
+    /// The one that relay.json names: it goes only when that names another, or none.
+    pub(super) named: Option<(StretchKey, Arc<Spool>)>,
+    /// relay.json names a log that is no more.
+    pub(super) is_state_stale: bool,
+    /// How large the last snapshot was, as far as it came.
+    pub(super) snapshot_bytes: u64,
+    /// The disk did not take what it was to keep: until then it is left alone.
+    pub(super) disk_trouble: Option<Instant>,
+    /// What replicas had when they were last here.
+    pub(super) away: BTreeMap<NodeAddress, Away>,
+    /// Bytes that arrived since it was last looked at what is needed on disk.
+    unweighed_bytes: u64,
     /// One on its way, or the one that failed last.
     pub(super) arrival: Option<Arrival>,
     pub(super) resumable: Option<(DatasetId, Position)>,
@@ -82,6 +100,8 @@ pub(super) struct Inner {
 /// A snapshot on its way to disk.
 #[derive(Debug, Clone)]
 pub(super) struct Arrival {
+    /// Its history.
+    pub(super) key: StretchKey,
     pub(super) dataset: DatasetId,
     pub(super) progress: Arc<Progress>,
     /// Why it ended, if it did.
@@ -101,8 +121,8 @@ pub(super) struct Progress {
 pub(super) struct Session {
     serial: u64,
     pub(super) view: SessionView,
-    /// The history that it follows.
-    pub(super) stretch: Option<StretchKey>,
+    /// The history that it follows, and the last byte of it that was given to its socket.
+    pub(super) follows: Option<(StretchKey, Offset)>,
     replaced: CancellationToken,
 }
 
@@ -123,6 +143,7 @@ impl Hub {
         view: watch::Receiver<RelayView>,
     ) -> Hub {
         let inner = Inner { resumable, previous, ..Inner::new(config.primary.address.clone(), config.clock.now()) };
+        let room = DiskRoom::new(config.dir.clone(), config.settings.backlog_disk_bytes);
         Hub {
             config,
             run_id,
@@ -130,7 +151,8 @@ impl Hub {
             changed: Notify::new(),
             moved: AtomicBool::new(false),
             acked: Notify::new(),
-            written: Notify::new(),
+            unwritten: Notify::new(),
+            room,
             view,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -167,15 +189,25 @@ impl Hub {
         result
     }
 
-    /// Bytes from the primary. A session or writer that waits for them wakes up.
-    pub(super) fn append(&self, key: StretchKey, bytes: &[u8]) {
+    /// Takes bytes from the primary. A session or writer that waits for them wakes up.
+    pub(super) fn append(&self, key: StretchKey, read: &mut BytesMut) {
         let now = self.now();
-        self.count(|inner| {
+        let unwritten_bytes = self.count(|inner| {
             inner.upstream.last_byte_at = Some(now);
-            if let Some(stretch) = inner.stretch_mut(key) {
-                stretch.append(bytes);
+            inner.unweighed_bytes += read.len() as u64;
+            let Some(stretch) = inner.stretch_mut(key) else { return 0 };
+            if !stretch.append(read) {
+                inner.disk_trouble = Some(Instant::now() + DISK_RETRY);
             }
+            if inner.unweighed_bytes >= UNWEIGHED_BYTES_MAX.min(self.config.settings.backlog_bytes / 8) {
+                inner.unweighed_bytes = 0;
+                inner.weigh(&self.room);
+            }
+            inner.stretch(key).map_or(0, Stretch::unwritten_bytes)
         });
+        if unwritten_bytes >= MUCH_BYTES {
+            self.unwritten.notify_one();
+        }
     }
 
     /// What lies behind `from` for one that knows the history as `known_as`; `None` if the history was dropped.
@@ -204,7 +236,7 @@ impl Hub {
         let before = inner.acked.filter(|(of, _)| *of == key).map_or(stretch.begun, |(_, offset)| offset);
         let end = stretch.history.end;
         let is_required = |address: &NodeAddress| self.config.open || required.contains(address);
-        let following = inner.sessions.iter().filter(|(address, session)| is_required(address) && session.stretch == Some(key));
+        let following = inner.sessions.iter().filter(|(address, session)| is_required(address) && session.is_on(key));
         let acks = following.filter_map(|(_, session)| match session.view.state {
             SessionState::Streaming { acked, .. } => Some(acked),
             SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
@@ -250,10 +282,12 @@ impl Hub {
         self.update(|inner| {
             inner.sessions_given += 1;
             let serial = inner.sessions_given;
+            // What it has now is what it asks for.
+            inner.away.remove(address);
             if let Some(version) = view.announced_version {
                 inner.versions.insert(address.clone(), version);
             }
-            if let Some(older) = inner.sessions.insert(address.clone(), Session { serial, view, stretch: None, replaced }) {
+            if let Some(older) = inner.sessions.insert(address.clone(), Session { serial, view, follows: None, replaced }) {
                 older.replaced.cancel();
             }
             serial
@@ -286,11 +320,24 @@ impl Hub {
         let at = self.now();
         self.update(|inner| {
             if inner.session_mut(address, serial).is_some() {
+                inner.remember_away(address, at);
                 inner.sessions.remove(address);
                 inner.ended.insert(address.clone(), SessionEnd { at, reason });
             }
             inner.prune();
         });
+    }
+}
+
+impl Arrival {
+    pub(super) fn new(key: StretchKey, dataset: DatasetId) -> Arrival {
+        Arrival { key, dataset, progress: Arc::default(), failed: None }
+    }
+}
+
+impl Session {
+    fn is_on(&self, key: StretchKey) -> bool {
+        self.follows.is_some_and(|(follows, _)| follows == key)
     }
 }
 
@@ -307,6 +354,12 @@ impl Inner {
             primary,
             told_to_follow: None,
             spool: None,
+            named: None,
+            is_state_stale: false,
+            snapshot_bytes: 0,
+            disk_trouble: None,
+            away: BTreeMap::new(),
+            unweighed_bytes: 0,
             arrival: None,
             resumable: None,
             previous: None,
@@ -348,7 +401,9 @@ impl Inner {
 
     /// The snapshot that was to begin this history did not come: it never was.
     pub(super) fn abandon_history(&mut self, key: StretchKey) {
-        self.stretches.retain(|stretch| stretch.key != key);
+        if let Some(index) = self.stretches.iter().position(|stretch| stretch.key == key) {
+            self.stretches.remove(index).end_log();
+        }
     }
 
     /// The primary goes on with this history behind `from`, under this id: it is the live one (again), and the next PSYNC names its end.
@@ -384,17 +439,21 @@ impl Inner {
 
     /// Drops ended histories that nobody needs.
     pub(super) fn prune(&mut self) {
-        let stood_on: BTreeSet<StretchKey> = self.sessions.values().filter_map(|session| session.stretch).collect();
+        let stood_on: BTreeSet<StretchKey> = self.sessions.values().filter_map(|session| session.follows).map(|(key, _)| key).collect();
         let (discard, candidate) = (&self.discard_ended, self.candidate);
-        self.stretches.retain(|stretch| {
+        self.stretches.retain_mut(|stretch| {
             let is_used = stretch.history.live || candidate == Some(stretch.key) || stood_on.contains(&stretch.key);
-            is_used || !discard.contains(&stretch.history.end_position())
+            let is_kept = is_used || !discard.contains(&stretch.history.end_position());
+            if !is_kept {
+                stretch.end_log();
+            }
+            is_kept
         });
         while self.stretches.len() > HISTORIES_MAX {
             let Some(oldest) = self.stretches.iter().position(|stretch| !stretch.history.live && candidate != Some(stretch.key)) else {
                 return;
             };
-            self.stretches.remove(oldest);
+            self.stretches.remove(oldest).end_log();
         }
     }
 }
@@ -408,5 +467,7 @@ pub(super) fn history_at(position: Position, dataset: Option<DatasetId>, earlier
 
 /// More than a misconfigured group has; then the log says it again.
 const STRANGERS_MAX: usize = 64;
+/// A fraction of what may arrive before memory loses anything that somebody still needs.
+const UNWEIGHED_BYTES_MAX: u64 = 1 << 20;
 /// Each may hold a whole backlog in memory.
 const HISTORIES_MAX: usize = 3;

@@ -1,5 +1,5 @@
-//! Takes in what the orders say of replicas' versions, and carries out the orders to discard: ended histories, the snapshot and its stream. Each order names what it means, so one that was given before the
-//! next snapshot began cannot remove that one.
+//! Takes in what the orders say of replicas' versions, and carries out the orders to discard: ended histories, the snapshot, what replicas that are
+//! away might have needed. An order to discard names what it means, so one that was given before the next snapshot began cannot remove that one.
 
 use super::hub::Hub;
 use super::spool;
@@ -13,14 +13,12 @@ use tokio_util::sync::CancellationToken;
 pub(super) async fn keep(hub: Arc<Hub>, mut orders: watch::Receiver<RelayOrders>, cancel: CancellationToken) {
     let mut view = hub.view.clone();
     loop {
-        let (discard_snapshot, discard_ended, versions) = {
-            let orders = orders.borrow_and_update();
-            (orders.discard_snapshot, orders.discard_ended.clone(), orders.versions.clone())
-        };
+        let RelayOrders { discard_snapshot, discard_ended, permits, versions, .. } = orders.borrow_and_update().clone();
         let is_discarded = |dataset| Some(dataset) == discard_snapshot;
         let removed = {
             let mut inner = hub.lock();
             inner.versions.extend(versions);
+            inner.forget_away(hub.now(), |address| permits.get(address).copied(), hub.config.open);
             if inner.discard_ended != discard_ended {
                 inner.discard_ended = discard_ended;
                 inner.prune();

@@ -64,6 +64,8 @@ pub(super) enum LinkError {
     OtherHistory { found: String, expected: String },
     #[error("the history that the snapshot belongs to is no longer the live one")]
     HistoryEnded,
+    #[error("a snapshot wants {needed} bytes on disk, {free} are free")]
+    NoRoom { needed: u64, free: u64 },
     #[error("the stream behind the snapshot could not be kept")]
     StreamGivenUp,
     #[error("the stream did not reach the snapshot's offset within {} s", super::snapshotter::REACH_PATIENCE.as_secs())]
@@ -192,8 +194,10 @@ impl Link {
     /// # Cancel safety
     /// Nothing is lost if this is dropped before it is ready.
     pub(super) async fn read(&mut self) -> Result<(), LinkError> {
-        // The buffer is emptied by its user before the next read; this keeps its allocation.
-        self.buffer.reserve(READ_BYTES);
+        // Its users split off what they keep. So that this wastes little, an allocation is used nearly to its end before the next one is made.
+        if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
+            self.buffer.reserve(READ_BYTES);
+        }
         match self.stream.read_buf(&mut self.buffer).await {
             Ok(0) => Err(LinkError::Closed),
             Ok(_) => Ok(()),
@@ -237,7 +241,8 @@ pub(super) fn keepalive() -> TcpKeepalive {
 const DIAL_PATIENCE: Duration = Duration::from_secs(5);
 /// What is sent upstream is tiny: a primary that does not take it reads nothing any more.
 const SEND_PATIENCE: Duration = Duration::from_secs(5);
-const READ_BYTES: usize = 256 * 1024;
+const READ_BYTES: usize = 512 * 1024;
+const READ_BYTES_MIN: usize = 64 * 1024;
 const LINE_BYTES_MAX: usize = 1024;
 const LINE_END: &[u8] = b"\r\n";
 /// Servers tell a few kilobytes.

@@ -10,11 +10,11 @@
 //! | `link` | dialling, handshake, lines: what both connections to the primary share |
 //! | `snapshotter` | snapshots on demand over a second connection |
 //! | `spool` | receiving a snapshot: to disk, checked, then offered |
-//! | `stream_writer`, `disk_pace` | the stream behind a snapshot, on disk; how far a burst may wait for it |
+//! | `needs`, `log`, `log_writer` | who needs bytes that memory loses; those bytes on disk, in segments; writing them |
 //! | `listener`, `doorkeeper` | connections from below, and how many of them |
 //! | `visit`, `roster`, `circle` | one connection up to its PSYNC; which replica it is; whether the stream would run in a circle |
 //! | `bulletin` | what Sentinels tell each other on the relay's port |
-//! | `session`, `stream_session`, `plan` | one replica: hold, seed, stream |
+//! | `session`, `stream_session`, `plan`, `send_file` | one replica: hold, seed, stream |
 //! | `hub`, `stretch`, `ring`, `view` | what all share: histories and their bytes, sessions; what is published of it |
 //! | `state`, `files` | what survives the process |
 //! | `keeper` | removes what the orders no longer want |
@@ -24,7 +24,6 @@ mod alone;
 mod backoff;
 mod bulletin;
 mod circle;
-mod disk_pace;
 mod doorkeeper;
 mod files;
 mod hub;
@@ -32,15 +31,18 @@ mod inquiry;
 mod keeper;
 mod link;
 mod listener;
+mod log;
+mod log_writer;
+mod needs;
 mod plan;
 mod ring;
 mod roster;
+mod send_file;
 mod session;
 mod snapshotter;
 mod spool;
 mod state;
 mod stream_session;
-mod stream_writer;
 mod stretch;
 mod upstream;
 mod view;
@@ -51,14 +53,15 @@ pub use alone::run_alone;
 use crate::clock::Clock;
 use crate::settings::{Credentials, Endpoint, RelaySettings};
 use bulletin::Bulletin;
-use files::{FileError, Spool};
+use files::FileError;
 use hub::Hub;
 use listener::Door;
+use needs::DiskRoom;
 use rbuddy_core::control::relay::{RelayOrders, RelayView};
-use rbuddy_core::replication::history::History;
 use rbuddy_core::types::{DatasetId, GroupName, Position};
 use roster::Roster;
 use snapshotter::Snapshotter;
+use state::Resumable;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -104,7 +107,7 @@ pub struct Relay {
     listener: TcpListener,
     local_addr: SocketAddr,
     publisher: watch::Sender<RelayView>,
-    found: Option<(Spool, History)>,
+    found: Option<Resumable>,
 }
 
 /// A relay that cannot begin.
@@ -149,11 +152,11 @@ pub async fn bind(config: RelayConfig) -> Result<Relay, RelayError> {
     if !local_addr.ip().is_loopback() && config.login().is_none() {
         return Err(RelayError::Open { listen });
     }
-    let dir = config.dir.clone();
-    let found = tokio::task::spawn_blocking(move || state::load(&dir)).await;
+    let room = DiskRoom::new(config.dir.clone(), config.settings.backlog_disk_bytes);
+    let found = tokio::task::spawn_blocking(move || state::load(&room)).await;
     let found = found.map_err(|join| FileError { verb: "read", path: config.dir.clone(), source: io::Error::other(join) });
     let found = found.and_then(|found| found).map_err(|FileError { verb, path, source }| RelayError::Folder { verb, path, source })?;
-    let resumable: Option<(DatasetId, Position)> = found.spool.as_ref().map(|(spool, history)| (spool.dataset, history.end_position()));
+    let resumable: Option<(DatasetId, Position)> = found.spool.as_ref().map(|found| (found.spool.dataset, found.history.end_position()));
     let (publisher, view) = watch::channel(RelayView::default());
     let hub = Arc::new(Hub::new(config, found.run_id, resumable, found.previous, view));
     publisher.send_replace(view::compose(&hub.lock()));
@@ -179,6 +182,7 @@ impl Relay {
         let (stopping, mut parts) = (hub.stopping.clone(), JoinSet::new());
         parts.spawn(view::publish(Arc::clone(&hub), publisher, stopping.clone()));
         parts.spawn(state::save_regularly(Arc::clone(&hub)));
+        parts.spawn(log_writer::run(Arc::clone(&hub)));
         parts.spawn(keeper::keep(Arc::clone(&hub), orders.clone(), stopping.clone()));
         parts.spawn(Snapshotter::new(Arc::clone(&hub), orders.clone()).run(stopping.clone()));
         parts.spawn(Upstream::new(Arc::clone(&hub), orders.clone()).run(found, stopping.clone()));

@@ -1,9 +1,9 @@
 //! Core's decision on a PSYNC, joined with what carries it out: the history's bytes, the snapshot's file.
 
 use super::files::Spool;
-use super::hub::Hub;
+use super::hub::{Hub, Inner};
 use super::stretch::StretchKey;
-use rbuddy_core::replication::history::History;
+use rbuddy_core::replication::history::{History, Standing};
 use rbuddy_core::replication::psync::{Asked, FullResyncReason, HoldReason, Permit, Verdict, decide, may_load};
 use rbuddy_core::types::{NodeAddress, Offset, ReplId, ServerVersion};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ impl Hub {
         let version = version.or_else(|| inner.versions.get(address).copied());
         let histories: Vec<History> = inner.stretches.iter().map(|stretch| stretch.history.clone()).collect();
         let live = inner.live().map(|stretch| stretch.key);
-        let ready = inner.spool.clone().filter(|(key, spool)| Some(*key) == live && !spool.stream.is_given_up());
+        let ready = inner.spool.clone().filter(|(key, spool)| Some(*key) == live && is_followed(&inner, live, spool));
         let verdict = decide(asked, permit, &histories, ready.as_ref().map(|(_, spool)| spool.dataset));
         let plan = match (verdict, ready) {
             (Verdict::Continue { history, announce, from }, _) => match from.have() {
@@ -44,13 +44,20 @@ impl Hub {
             (Verdict::Full { dataset, .. }, None) => Plan::Hold(HoldReason::NoSnapshot { dataset }),
             (Verdict::Hold(reason), _) => Plan::Hold(reason),
         };
-        let key = match &plan {
-            Plan::Continue { key, .. } | Plan::Full { key, .. } => Some(*key),
+        let follows = match &plan {
+            Plan::Continue { key, from, .. } => Some((*key, *from)),
+            Plan::Full { key, spool, .. } => Some((*key, spool.dataset.0.offset)),
             Plan::Hold(_) => None,
         };
         if let Some(session) = inner.session_mut(address, serial) {
-            session.stretch = key;
+            session.follows = follows;
         }
         plan
     }
+}
+
+/// Whether every byte behind the snapshot is kept.
+fn is_followed(inner: &Inner, live: Option<StretchKey>, spool: &Spool) -> bool {
+    let live = live.and_then(|key| inner.stretch(key));
+    live.is_some_and(|live| live.history.standing(spool.dataset.0) == Standing::Covered)
 }

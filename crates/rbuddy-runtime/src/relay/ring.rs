@@ -1,28 +1,28 @@
-//! The newest bytes of a stream, in memory, in blocks that sessions share without copying.
+//! The newest bytes of a stream, in memory, in pieces that sessions and the disk share without copying.
 //!
-//! Promises: what is kept has no gap; memory is bounded by the capacity and one block, and while the disk has yet to catch up by twice that. Not here: locks,
-//! disks, who reads.
+//! Promises: what is kept has no gap, and is never less than the capacity once that much has arrived; it is bounded by the capacity and one piece, and
+//! while the disk has yet to catch up by [`UNWRITTEN_BYTES_MAX`] more. Not here: locks, disks, who reads.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rbuddy_core::types::Offset;
 use std::collections::VecDeque;
 
 /// A tail of a stream.
 #[derive(Debug)]
 pub(super) struct Ring {
-    /// Full blocks, `BLOCK_BYTES` each, oldest first.
-    blocks: VecDeque<Bytes>,
-    /// What follows them, being filled.
+    /// Oldest first, each with the offset before its first byte.
+    pieces: VecDeque<(Offset, Bytes)>,
+    /// What follows them: small reads, gathered.
     filling: Vec<u8>,
-    /// Bytes before the first one that is kept.
-    start: Offset,
+    /// Bytes before the first one of `filling`.
+    filling_from: Offset,
     capacity: u64,
 }
 
 impl Ring {
     /// Empty; the first byte that it gets is the one after `start`.
     pub(super) fn new(start: Offset, capacity: u64) -> Ring {
-        Ring { blocks: VecDeque::new(), filling: Vec::new(), start, capacity }
+        Ring { pieces: VecDeque::new(), filling: Vec::new(), filling_from: start, capacity }
     }
 
     /// Empty again; the first byte that it gets is the one after `start`.
@@ -32,63 +32,122 @@ impl Ring {
 
     /// Bytes before the first one that is kept.
     pub(super) fn start(&self) -> Offset {
-        self.start
+        self.pieces.front().map_or(self.filling_from, |(start, _)| *start)
     }
 
     /// The last byte that is kept.
     pub(super) fn end(&self) -> Offset {
-        self.start.advance((self.blocks.len() * BLOCK_BYTES + self.filling.len()) as u64)
+        self.filling_from.advance(self.filling.len() as u64)
     }
 
-    /// Adds to the end and drops from the start what exceeds the capacity. What lies behind `needed_from` is still to be written to disk: it is
-    /// dropped only when the capacity is exceeded twice.
-    pub(super) fn append(&mut self, mut bytes: &[u8], needed_from: Option<Offset>) {
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// How many bytes are kept.
+    pub(super) fn bytes(&self) -> u64 {
+        self.end().get() - self.start().get()
+    }
+
+    /// Takes what was read, and drops from the start what exceeds the capacity; `dropped` is told. What lies behind `unwritten_from` has yet to reach
+    /// the disk: more of it is kept.
+    pub(super) fn append(&mut self, read: &mut BytesMut, unwritten_from: Option<Offset>, mut dropped: impl FnMut(Offset, &Bytes)) {
+        if read.len() >= SHARED_BYTES_MIN {
+            // A large read becomes a piece as it is. (A small one would keep the whole allocation that it was read into.)
+            self.close_filling();
+            let piece = read.split().freeze();
+            let start = self.filling_from;
+            self.filling_from = start.advance(piece.len() as u64);
+            self.pieces.push_back((start, piece));
+        } else {
+            self.gather(read);
+            read.clear();
+        }
+        while let Some((start, piece)) = self.pieces.front().filter(|(start, piece)| self.is_too_much(*start, piece, unwritten_from)) {
+            dropped(*start, piece);
+            self.pieces.pop_front();
+        }
+    }
+
+    fn gather(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
+            if self.filling.capacity() == 0 {
+                self.filling.reserve_exact(BLOCK_BYTES);
+            }
             let count = bytes.len().min(BLOCK_BYTES - self.filling.len());
             self.filling.extend_from_slice(&bytes[..count]);
             bytes = &bytes[count..];
             if self.filling.len() == BLOCK_BYTES {
-                let full = std::mem::replace(&mut self.filling, Vec::with_capacity(BLOCK_BYTES));
-                self.blocks.push_back(Bytes::from(full));
-            }
-            while self.is_oldest_too_much(needed_from) && self.blocks.pop_front().is_some() {
-                self.start = self.start.advance(BLOCK_BYTES as u64);
+                self.close_filling();
             }
         }
     }
 
-    fn is_oldest_too_much(&self, needed_from: Option<Offset>) -> bool {
-        let kept = (self.blocks.len() * BLOCK_BYTES) as u64;
-        let is_needed = needed_from.is_some_and(|from| from < self.start.advance(BLOCK_BYTES as u64));
-        kept > if is_needed { self.capacity.saturating_mul(2) } else { self.capacity }
+    fn close_filling(&mut self) {
+        if self.filling.is_empty() {
+            return;
+        }
+        let mut block = std::mem::take(&mut self.filling);
+        block.shrink_to_fit();
+        let start = self.filling_from;
+        self.filling_from = start.advance(block.len() as u64);
+        self.pieces.push_back((start, Bytes::from(block)));
+    }
+
+    fn is_too_much(&self, start: Offset, oldest: &Bytes, unwritten_from: Option<Offset>) -> bool {
+        let end = start.advance(oldest.len() as u64);
+        let allowance = if unwritten_from.is_some_and(|from| from < end) { UNWRITTEN_BYTES_MAX } else { 0 };
+        self.bytes() - oldest.len() as u64 >= self.capacity.saturating_add(allowance)
     }
 
     /// Bytes behind `from`, as many as lie together; empty at the end. `None` if they are no longer kept, or never were.
     pub(super) fn read(&self, from: Offset) -> Option<Bytes> {
-        let skip = usize::try_from(self.start.bytes_behind(from)?).ok()?;
-        let (block, within) = (skip / BLOCK_BYTES, skip % BLOCK_BYTES);
-        match self.blocks.get(block) {
-            Some(bytes) => Some(bytes.slice(within..)),
-            // The block that is being filled is still ours to write, so what is read from it is copied: it is little.
-            None if block == self.blocks.len() => self.filling.get(within..).map(Bytes::copy_from_slice),
-            None => None,
+        if let Some(within) = self.filling_from.bytes_behind(from) {
+            // What is being filled is still ours to write, so what is read from it is copied: it is little.
+            return self.filling.get(usize::try_from(within).ok()?..).map(Bytes::copy_from_slice);
+        }
+        let next = self.pieces.partition_point(|(start, _)| *start <= from);
+        let (start, piece) = self.pieces.get(next.checked_sub(1)?)?;
+        Some(piece.slice(usize::try_from(start.bytes_behind(from)?).ok()?..))
+    }
+
+    /// Whatever lies behind `offset` never was.
+    pub(super) fn cut_back(&mut self, offset: Offset) {
+        if let Some(left) = self.filling_from.bytes_behind(offset) {
+            self.filling.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            return;
+        }
+        self.filling.clear();
+        self.filling_from = offset;
+        while self.pieces.back().is_some_and(|(start, _)| *start >= offset) {
+            self.pieces.pop_back();
+        }
+        if let Some((start, piece)) = self.pieces.back_mut()
+            && let Some(left) = start.bytes_behind(offset)
+        {
+            piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
         }
     }
 }
 
 const BLOCK_BYTES: usize = 64 * 1024;
+/// From here on sharing is cheaper than copying, and what it may waste is bounded.
+const SHARED_BYTES_MIN: usize = 16 * 1024;
+/// What may be kept above the capacity while the disk catches up. A burst fits in; a disk that is slower than the stream for good must not cost more.
+pub(super) const UNWRITTEN_BYTES_MAX: u64 = 64 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn at(offset: u64) -> Offset {
         Offset::new(offset).expect("in range")
     }
 
-    /// Byte n of the test's stream.
-    fn byte(number: u64) -> u8 {
-        (number * 31 % 251) as u8
+    /// Each write gets bytes of its own, so that what was cut off is told from what took its place.
+    fn bytes(number: u64, count: usize) -> BytesMut {
+        (0..count as u64).map(|index| ((number * 131 + index * 31) % 251) as u8).collect()
     }
 
     fn read_all(ring: &Ring, mut from: Offset) -> Option<Vec<u8>> {
@@ -103,35 +162,73 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_kept_is_read_back_from_every_kind_of_place() {
-        let mut ring = Ring::new(at(1000), 3 * BLOCK_BYTES as u64);
-        let mut number = 1000;
-        for size in [1, 14, BLOCK_BYTES, BLOCK_BYTES - 1, 5 * BLOCK_BYTES + 7, 100].into_iter().cycle().take(30) {
-            let bytes: Vec<u8> = (number..number + size as u64).map(byte).collect();
-            ring.append(&bytes, None);
-            number += size as u64;
-            assert_eq!(ring.end(), at(number));
-            for from in [ring.start().get(), ring.start().get() + 1, number - 1, number] {
-                let expected: Vec<u8> = (from..number).map(byte).collect();
-                assert!(read_all(&ring, at(from)) == Some(expected), "from {from} of {}..{number}", ring.start());
+    #[derive(Debug, Clone)]
+    enum Step {
+        Append(usize),
+        CutBack(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let size = prop_oneof![1..100usize, 1..SHARED_BYTES_MIN, SHARED_BYTES_MIN..3 * BLOCK_BYTES];
+        let step = prop_oneof![8 => size.prop_map(Step::Append), 1 => (0..200_000u64).prop_map(Step::CutBack)];
+        proptest::collection::vec(step, 1..60)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        /// The model is the whole stream in one vector.
+        #[test]
+        fn what_is_kept_is_what_arrived_and_nothing_else(steps in steps(), capacity in 1..300_000u64, probes in proptest::collection::vec(any::<u64>(), 8)) {
+            const START: u64 = 1000;
+            let (mut ring, mut model, mut largest) = (Ring::new(at(START), capacity), Vec::new(), BLOCK_BYTES);
+            for (number, step) in steps.into_iter().enumerate() {
+                let before = ring.start();
+                match step {
+                    Step::Append(size) => {
+                        let mut read = bytes(number as u64, size);
+                        model.extend_from_slice(&read);
+                        largest = largest.max(size);
+                        let mut told = before;
+                        ring.append(&mut read, None, |start, piece| {
+                            assert_eq!(start, told, "in order, without a gap");
+                            told = start.advance(piece.len() as u64);
+                        });
+                        prop_assert_eq!((told, read.len()), (ring.start(), 0));
+                        prop_assert!(ring.bytes() <= capacity + largest as u64 + BLOCK_BYTES as u64, "bounded");
+                        prop_assert!(ring.bytes() >= capacity || ring.start() == before, "nothing is dropped before the capacity is reached");
+                    }
+                    Step::CutBack(by) => {
+                        let left = (model.len() as u64).saturating_sub(by);
+                        model.truncate(left as usize);
+                        ring.cut_back(at(START + left));
+                    }
+                }
+                let end = START + model.len() as u64;
+                prop_assert_eq!(ring.end(), at(end));
+                let (first, span) = (ring.start().get(), end - ring.start().get());
+                for from in probes.iter().map(|probe| first + probe % (span + 1)).chain([first, end]) {
+                    prop_assert!(read_all(&ring, at(from)).as_deref() == Some(&model[(from - START) as usize..]), "from {from} of {first}..{end}");
+                }
+                prop_assert_eq!(ring.read(at(end + 1)), None);
+                prop_assert!(first == 0 || ring.read(at(first - 1)).is_none(), "what was dropped is not there");
             }
-            assert!(ring.end().get() - ring.start().get() <= 4 * BLOCK_BYTES as u64, "memory is bounded");
-            assert_eq!(ring.read(at(number + 1)), None);
         }
-        assert_eq!(ring.read(at(ring.start().get() - 1)), None, "what was dropped is not there");
     }
 
     #[test]
     fn what_the_disk_has_not_got_yet_is_kept_within_bounds() {
         let capacity = 2 * BLOCK_BYTES as u64;
         let mut ring = Ring::new(at(0), capacity);
-        let block = vec![7; BLOCK_BYTES];
-        (0..4).for_each(|_| ring.append(&block, Some(at(10))));
-        assert_eq!(ring.start(), at(0));
-        ring.append(&block, Some(at(10)));
-        assert_eq!(ring.start(), at(BLOCK_BYTES as u64), "a disk that stands still is not waited for");
-        ring.append(&block, Some(ring.end()));
-        assert_eq!(ring.end().get() - ring.start().get(), capacity, "a disk that caught up needs nothing");
+        let mut grow = |unwritten_from: Option<Offset>, count: usize| {
+            for number in 0..count {
+                ring.append(&mut bytes(number as u64, BLOCK_BYTES), unwritten_from, |_, _| {});
+            }
+            (ring.start().get(), ring.end().get())
+        };
+        assert_eq!(grow(Some(at(10)), 10).0, 0);
+        let (start, end) = grow(Some(at(10)), 2000);
+        assert_eq!(end - start, capacity + UNWRITTEN_BYTES_MAX, "a disk that stands still is not waited for");
+        let (start, end) = grow(None, 1);
+        assert_eq!(end - start, capacity, "a disk that caught up needs nothing");
     }
 }

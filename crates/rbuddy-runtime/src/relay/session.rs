@@ -12,16 +12,17 @@ use super::files::Spool;
 use super::hub::Hub;
 use super::listener::{Door, refuse};
 use super::plan::Plan;
+use super::send_file::FileOnItsWay;
 use super::stream_session::Streaming;
 use super::stretch::StretchKey;
 use crate::admin::AdminConnection;
 use crate::settings::Endpoint;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use rbuddy_core::control::relay::{RelayOrders, SessionState, SessionView};
 use rbuddy_core::replication::handshake::Identity;
 use rbuddy_core::replication::psync::{Asked, FullResyncReason, Permit};
 use rbuddy_core::resp::request::{RequestLimits, parse};
-use rbuddy_core::types::{NextByte, NodeAddress, Offset, Position, ReplId, ServerVersion};
+use rbuddy_core::types::{DatasetId, NextByte, NodeAddress, Offset, Position, ReplId, ServerVersion};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -101,8 +102,8 @@ pub(super) struct Begin {
     pub(super) key: StretchKey,
     pub(super) announced: ReplId,
     pub(super) from: Offset,
-    /// The snapshot that it was seeded with; held, as the stream behind it may only be on disk.
-    pub(super) spool: Option<Arc<Spool>>,
+    /// The snapshot that it was seeded with.
+    pub(super) seeded: Option<DatasetId>,
 }
 
 /// Runs the session to its end.
@@ -149,7 +150,7 @@ impl Session {
                 let line = if self.identity.has_psync2 { format!("+CONTINUE {announce}\r\n") } else { "+CONTINUE\r\n".to_owned() };
                 self.say(line.as_bytes()).await?;
                 info!(group = %self.hub.config.group, replica = %self.address, from = %from.next_byte(), replid = announce.short(), "partial resync");
-                Begin { key, announced: announce, from, spool: None }
+                Begin { key, announced: announce, from, seeded: None }
             }
             Plan::Full { key, announce, spool, reason } => self.seed(key, announce, spool, reason).await?,
             Plan::Hold(_) => return Err(SessionOver::Revoked),
@@ -223,36 +224,34 @@ impl Session {
         self.hub.session_state(&self.address, self.serial, SessionState::Seeding { dataset, reason, sent_bytes: 0, total_bytes });
         self.say(format!("+FULLRESYNC {announce} {offset}\r\n").as_bytes()).await?;
         self.say(format!("${total_bytes}\r\n").as_bytes()).await?;
-        let mut sent = 0;
-        while sent < total_bytes {
-            let reading = Arc::clone(&spool);
-            let count = usize::try_from(total_bytes - sent).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-            let read = tokio::task::spawn_blocking(move || reading.snapshot.read_at(sent, count)).await;
-            let piece = read.map_err(|join| SessionOver::Broken(std::io::Error::other(join)))??;
-            self.pour(Bytes::from(piece)).await?;
-            sent += count as u64;
+        let mut file = FileOnItsWay::new(&self.stream, spool).map_err(SessionOver::Broken)?;
+        let mut taken_at = Instant::now();
+        while file.sent_bytes() < total_bytes {
+            self.until_writable(taken_at).await?;
+            let before = file.sent_bytes();
+            file.advance(&self.stream).await.map_err(SessionOver::Broken)?;
+            let sent_bytes = file.sent_bytes();
+            if sent_bytes > before {
+                taken_at = Instant::now();
+            }
             self.hub.count(|inner| {
                 if let Some(session) = inner.session_mut(&self.address, self.serial) {
-                    session.view.state = SessionState::Seeding { dataset, reason, sent_bytes: sent, total_bytes };
+                    session.view.state = SessionState::Seeding { dataset, reason, sent_bytes, total_bytes };
                 }
             });
         }
         info!(group = %self.hub.config.group, replica = %self.address, %dataset, "snapshot sent");
         self.hub.session_state(&self.address, self.serial, SessionState::Loading { dataset });
-        Ok(Begin { key, announced: announce, from: offset, spool: Some(spool) })
+        Ok(Begin { key, announced: announce, from: offset, seeded: Some(dataset) })
     }
 
-    /// Sends a piece of the snapshot at the replica's pace, within patience.
-    async fn pour(&mut self, mut piece: Bytes) -> Result<(), SessionOver> {
+    /// Waits until the replica takes more of the snapshot, within patience.
+    async fn until_writable(&mut self, taken_at: Instant) -> Result<(), SessionOver> {
         let patience = self.hub.config.settings.replica_timeout;
-        let mut taken_at = Instant::now();
-        while !piece.is_empty() {
-            let (mut reading, mut writing) = self.stream.split();
+        loop {
+            let (mut reading, writing) = self.stream.split();
             tokio::select! {
-                written = writing.write(&piece) => {
-                    piece.advance(written.map_err(SessionOver::Broken)?);
-                    taken_at = Instant::now();
-                }
+                writable = writing.writable() => return writable.map_err(SessionOver::Broken),
                 // It sends newlines while it receives and loads.
                 read = reading.read_buf(&mut self.input) => self.hear(read, Offset::ZERO)?,
                 () = tokio::time::sleep_until(taken_at + patience) => return Err(SessionOver::Stalled(patience)),
@@ -260,7 +259,6 @@ impl Session {
                 () = self.stopping.cancelled() => return Err(SessionOver::Stopping),
             }
         }
-        Ok(())
     }
 
     /// One reply line, in one write: a replica reads lines with its event loop standing still (protocol fact 1.2).
@@ -319,4 +317,3 @@ async fn version_of(hub: &Hub, address: &NodeAddress) -> Option<ServerVersion> {
 const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 const NEWLINE_EVERY: Duration = Duration::from_secs(1);
 const LINE_PATIENCE: Duration = Duration::from_secs(10);
-const PIECE_BYTES: usize = 256 * 1024;

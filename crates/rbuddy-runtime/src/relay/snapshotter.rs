@@ -1,13 +1,13 @@
 //! Snapshots on demand, over a second connection, while the stream goes on over the first (protocol fact 2.7).
 //!
 //! Taken when the controller asks ([`RelayOrders::snapshot_request`]), and by the relay itself when a wanted snapshot was lost (a full disk):
-//! that with a back-off, since each costs the primary a fork. Not here: the snapshot of a full resync on the main connection.
+//! that with a back-off, since each costs the primary a fork, and only if the disk has room for it. Not here: the snapshot of a full resync on the main connection.
 
 use super::backoff::Backoff;
 use super::files::Spool;
 use super::hub::Hub;
 use super::link::{Link, LinkError, Purpose};
-use super::spool;
+use super::spool::{self, OnDiskError, Received};
 use super::stretch::StretchKey;
 use rbuddy_core::control::relay::{RelayOrders, UpstreamState};
 use rbuddy_core::replication::answer::PsyncAnswer;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Why a snapshot is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,13 +107,24 @@ impl Snapshotter {
 
     async fn take(&mut self, reason: Reason) {
         let hub = &self.hub;
-        info!(group = %hub.config.group, ?reason, "taking a snapshot over a second connection");
-        let result = take(hub).await;
+        let result = match spool::find_room(hub).await {
+            Ok(()) => {
+                info!(group = %hub.config.group, ?reason, "taking a snapshot over a second connection");
+                take(hub).await
+            }
+            Err(error) => Err(error),
+        };
         let error = match result {
             Ok(dataset) => {
                 info!(group = %hub.config.group, %dataset, "snapshot ready");
                 self.backoff.reset();
                 None
+            }
+            // A look at the disk is cheap, and the primary is not asked.
+            Err(error @ LinkError::NoRoom { .. }) => {
+                self.not_before = Instant::now() + LOOK_FOR_ROOM_EVERY;
+                debug!(group = %hub.config.group, %error, "snapshot not taken");
+                Some(error.to_string())
             }
             Err(error) => {
                 let wait = self.backoff.wait();
@@ -164,17 +175,18 @@ async fn take_of(hub: &Arc<Hub>, key: StretchKey, replid: ReplId) -> Result<Data
     stored.map(|()| dataset)
 }
 
-/// The stream's file is begun before the snapshot arrives: by the time that is whole, memory may have lost its first bytes.
+/// From its announcement on the stream behind it is kept: by the time it is whole, memory may have lost the first bytes of that.
 async fn store(hub: &Arc<Hub>, link: &mut Link, key: StretchKey, position: Position) -> Result<(), LinkError> {
     let dataset = DatasetId(position);
-    spool::announce(hub, dataset);
-    let stream = spool::start_stream(hub, key, dataset)?;
-    let (snapshot, facts) = spool::receive(hub, link, dataset).await?;
+    let (snapshot, facts) = match spool::receive(hub, link, key, dataset, OnDiskError::Stop).await? {
+        Received::Whole(snapshot, facts) => (snapshot, facts),
+        Received::NotStored(error) => return Err(error.into()),
+    };
     // The primary had more than had reached us over the main connection: that is on its way.
     let mut end = hub.subscribe(key).ok_or(LinkError::HistoryEnded)?;
     let reached = tokio::time::timeout(REACH_PATIENCE, end.wait_for(|end| *end >= position.offset)).await;
     reached.map_err(|_| LinkError::NotReached)?.map_err(|_| LinkError::HistoryEnded)?;
-    spool::install(hub, key, Spool { dataset, facts, snapshot, stream }).await
+    spool::install(hub, key, Spool { dataset, facts, snapshot })
 }
 
 async fn until_ended(hub: &Hub, key: StretchKey) {
@@ -184,5 +196,6 @@ async fn until_ended(hub: &Hub, key: StretchKey) {
 
 /// How long the main connection may take to bring what the snapshot already has.
 pub(super) const REACH_PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
 /// Everything that matters wakes the task; this only bounds the wait.
 const IDLE: Duration = Duration::from_secs(30);

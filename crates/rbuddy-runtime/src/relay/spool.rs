@@ -1,15 +1,15 @@
-//! Receives a snapshot: payload from a link to a file, checked on the way, fsynced before anybody is offered it.
+//! Receives a snapshot: payload from a link to a file, checked on the way, offered as soon as it is complete. It is fsynced behind that: until it is on
+//! disk, `relay.json` does not name it.
 //!
-//! While bytes arrive, while the disk is slow and while it is fsynced, the primary is sent a newline a second: it would cut a replica that is
-//! silent for `repl-timeout` (protocol fact 11.10). Not here: when a snapshot is wanted, and what becomes of it.
+//! While bytes arrive and while the disk is slow the primary is sent a newline a second: it would cut a replica that is silent for `repl-timeout` (protocol
+//! fact 11.10). Not here: when a snapshot is wanted, and what becomes of it.
 
-use super::files::{FileError, Spool, StoredFile, StreamFile};
+use super::files::{FileError, Spool, StoredFile, free_bytes, new_name};
 use super::hub::{Arrival, Hub, Progress};
 use super::link::{Link, LinkError};
-use super::state::{SNAPSHOT_PREFIX, STREAM_PREFIX, new_name};
-use super::stream_writer;
+use super::state::SNAPSHOT_PREFIX;
 use super::stretch::StretchKey;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use rbuddy_core::replication::history::Standing;
 use rbuddy_core::replication::payload::PayloadReader;
 use rbuddy_core::replication::rdb::{RdbCheck, RdbFacts};
@@ -22,19 +22,44 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
+/// What to do when the disk does not take a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnDiskError {
+    /// Read the rest and throw it away: the connection has the stream behind it, and losing that would have the primary fork again.
+    ReadOn,
+    /// The connection is for the snapshot only.
+    Stop,
+}
+
+/// A payload that was read to its end.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// Checked, and in this file.
+    Whole(StoredFile, RdbFacts),
+    /// Not kept.
+    NotStored(FileError),
+}
+
 /// A payload in the middle of its reception.
 struct Reception<'a> {
     link: &'a mut Link,
     progress: Arc<Progress>,
+    on_disk_error: OnDiskError,
     signs_of_life: Interval,
-    /// To the thread that writes.
-    pieces: mpsc::Sender<Bytes>,
+    /// To the thread that writes. `None` once that gave up.
+    pieces: Option<mpsc::Sender<Bytes>>,
     writer: JoinHandle<Result<(StoredFile, RdbFacts), LinkError>>,
 }
 
-/// Receives what follows a `+FULLRESYNC` for `dataset`. The file is complete, checked and on disk when this returns.
-pub(super) async fn receive(hub: &Hub, link: &mut Link, dataset: DatasetId) -> Result<(StoredFile, RdbFacts), LinkError> {
-    let progress = announce(hub, dataset);
+/// Receives what follows a `+FULLRESYNC` for `dataset`. What is whole is checked, and need not be on the disk itself yet.
+pub(super) async fn receive(
+    hub: &Hub,
+    link: &mut Link,
+    key: StretchKey,
+    dataset: DatasetId,
+    on_disk_error: OnDiskError,
+) -> Result<Received, LinkError> {
+    let progress = announce(hub, key, dataset);
     let (pieces, received) = mpsc::channel(PIECES_MAX);
     let path = hub.config.dir.join(new_name(SNAPSHOT_PREFIX));
     let writer = tokio::task::spawn_blocking({
@@ -43,14 +68,20 @@ pub(super) async fn receive(hub: &Hub, link: &mut Link, dataset: DatasetId) -> R
     });
     let mut signs_of_life = tokio::time::interval(SIGN_OF_LIFE_EVERY);
     signs_of_life.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    Reception { link, progress, signs_of_life, pieces, writer }.run(hub).await
+    let reception = Reception { link, progress: Arc::clone(&progress), on_disk_error, signs_of_life, pieces: Some(pieces), writer };
+    let received = reception.run(hub).await;
+    let seen = progress.total_bytes.get().copied().unwrap_or(0).max(progress.bytes.load(Ordering::Relaxed));
+    let mut inner = hub.lock();
+    // An attempt that was cut short says nothing against what is known from one that was not.
+    inner.snapshot_bytes = if matches!(received, Ok(Received::Whole(..))) { seen } else { seen.max(inner.snapshot_bytes) };
+    received
 }
 
 impl Reception<'_> {
-    async fn run(mut self, hub: &Hub) -> Result<(StoredFile, RdbFacts), LinkError> {
+    async fn run(mut self, hub: &Hub) -> Result<Received, LinkError> {
         let taken = self.take_payload(hub).await;
         // Without a sender the writer comes to its end, whatever it has.
-        let Reception { link, mut signs_of_life, pieces, mut writer, progress } = self;
+        let Reception { link, mut signs_of_life, pieces, mut writer, progress, on_disk_error } = self;
         drop(pieces);
         let written = loop {
             tokio::select! {
@@ -59,10 +90,12 @@ impl Reception<'_> {
             }
         };
         let written = written.map_err(|join| LinkError::Broken(std::io::Error::other(join)));
-        // A disk that fails makes the reception fail too; the disk is the cause then, and what the link says is not.
         match (taken, written?) {
-            (Ok(()), written) => written,
-            (Err(_), Err(disk @ LinkError::Disk(_))) => Err(disk),
+            (Ok(()), Ok((file, facts))) => Ok(Received::Whole(file, facts)),
+            (Ok(()), Err(LinkError::Disk(error))) if on_disk_error == OnDiskError::ReadOn => Ok(Received::NotStored(error)),
+            (Ok(()), Err(error)) => Err(error),
+            // A disk that fails may make the reception fail too; the disk is the cause then, and what the link says is not.
+            (Err(_), Err(disk @ LinkError::Disk(_))) if on_disk_error == OnDiskError::Stop => Err(disk),
             (Err(LinkError::Closed), _) => Err(LinkError::SnapshotCutShort(progress.bytes.load(Ordering::Relaxed))),
             (Err(cause), _) => Err(cause),
         }
@@ -72,9 +105,12 @@ impl Reception<'_> {
         let mut reader = PayloadReader::new();
         let mut last_byte = Instant::now();
         loop {
+            let input = self.link.buffer.split().freeze();
             let mut pieces = Vec::new();
-            let used = reader.feed(&self.link.buffer, |bytes| pieces.push(Bytes::copy_from_slice(bytes)))?;
-            self.link.buffer.advance(used);
+            let used = reader.feed(&input, |piece| pieces.push(shared(&input, piece)))?;
+            // What is left belongs to the stream.
+            self.link.buffer.extend_from_slice(&input[used..]);
+            drop(input);
             if let Some(total) = reader.announced_bytes() {
                 self.progress.total_bytes.get_or_init(|| total);
             }
@@ -103,17 +139,28 @@ impl Reception<'_> {
 
     /// Hands bytes to the writer; while the disk is slower than the primary this waits.
     async fn pass_on(&mut self, piece: Bytes) -> Result<(), LinkError> {
+        self.progress.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        let Some(pieces) = self.pieces.clone() else { return Ok(()) };
         loop {
             tokio::select! {
-                permit = self.pieces.reserve() => {
-                    let permit = permit.map_err(|_| LinkError::Closed)?;
-                    permit.send(piece);
+                permit = pieces.reserve() => {
+                    match permit {
+                        Ok(permit) => permit.send(piece),
+                        Err(_) if self.on_disk_error == OnDiskError::ReadOn => self.pieces = None,
+                        Err(_) => return Err(LinkError::Closed),
+                    }
                     return Ok(());
                 }
                 _ = self.signs_of_life.tick() => self.link.send(b"\n").await?,
             }
         }
     }
+}
+
+/// A part of what was read, without a copy where it lies in there. (What the reader held back is given out from its own memory.)
+fn shared(input: &Bytes, piece: &[u8]) -> Bytes {
+    let (whole, part) = (input.as_ptr_range(), piece.as_ptr_range());
+    if whole.start <= part.start && part.end <= whole.end { input.slice_ref(piece) } else { Bytes::copy_from_slice(piece) }
 }
 
 /// The writing thread. Dropping the file on an error removes it.
@@ -125,30 +172,26 @@ fn write(
 ) -> Result<(StoredFile, RdbFacts), LinkError> {
     let file = StoredFile::create(path)?;
     let mut check = RdbCheck::new();
-    let (mut written, mut synced) = (0, 0);
+    let mut written = 0;
     while let Some(piece) = pieces.blocking_recv() {
         file.write_at(&piece, written)?;
         check.feed(&piece);
         written += piece.len() as u64;
-        progress.bytes.store(written, Ordering::Relaxed);
         if let Some(version) = check.version() {
             progress.rdb.get_or_init(|| version);
         }
-        // Little by little, so that the fsync at the end, for which everybody waits, is short.
-        if written - synced >= SYNC_EVERY_BYTES {
-            file.sync()?;
-            synced = written;
-        }
     }
-    let facts = check.finish(dataset.0)?;
-    file.sync()?;
-    Ok((file, facts))
+    Ok((file, check.finish(dataset.0)?))
 }
 
-/// Tells that a snapshot is on its way.
-pub(super) fn announce(hub: &Hub, dataset: DatasetId) -> Arc<Progress> {
-    let progress = Arc::new(Progress::default());
-    hub.update(|inner| inner.arrival = Some(Arrival { dataset, progress: Arc::clone(&progress), failed: None }));
+/// Tells that a snapshot is on its way. From now on the stream behind it is kept.
+fn announce(hub: &Hub, key: StretchKey, dataset: DatasetId) -> Arc<Progress> {
+    let arrival = Arrival::new(key, dataset);
+    let progress = Arc::clone(&arrival.progress);
+    hub.update(|inner| {
+        inner.arrival = Some(arrival);
+        inner.weigh(&hub.room);
+    });
     progress
 }
 
@@ -162,87 +205,82 @@ pub(super) fn failed(hub: &Hub, dataset: DatasetId, error: &LinkError) {
     });
 }
 
-/// Opens the file for the stream behind `dataset` and has it written from now on.
-pub(super) fn start_stream(hub: &Arc<Hub>, key: StretchKey, dataset: DatasetId) -> Result<Arc<StreamFile>, FileError> {
-    let stored = StoredFile::create(hub.config.dir.join(new_name(STREAM_PREFIX)))?;
-    let file = Arc::new(StreamFile::new(stored, dataset.0.offset)?);
-    carry_on_stream(hub, key, &file);
-    Ok(file)
-}
-
-/// Has the stream written to `file` as long as anybody holds it.
-pub(super) fn carry_on_stream(hub: &Arc<Hub>, key: StretchKey, file: &Arc<StreamFile>) {
-    hub.update(|inner| {
-        if let Some(stretch) = inner.stretch_mut(key) {
-            stretch.attach(file);
+/// The snapshot that begins this history is offered to all; or it could not be stored, and the history goes on without until there is room for another.
+pub(super) fn begin_with(hub: &Arc<Hub>, key: StretchKey, dataset: DatasetId, received: Received) -> Result<(), LinkError> {
+    match received {
+        Received::Whole(snapshot, facts) => {
+            tracing::info!(group = %hub.config.group, %dataset, bytes = facts.bytes, rdb = %facts.version, checksum = ?facts.checksum, "snapshot ready");
+            install(hub, key, Spool { dataset, facts, snapshot })
         }
-    });
-    hub.tasks.spawn(stream_writer::run(Arc::clone(hub), key, Arc::downgrade(file)));
+        Received::NotStored(error) => {
+            tracing::warn!(group = %hub.config.group, %dataset, %error, "snapshot not stored: the stream goes on without it");
+            hub.update(|inner| inner.candidate = Some(key));
+            failed(hub, dataset, &LinkError::Disk(error));
+            Ok(())
+        }
+    }
 }
 
-/// Makes a received snapshot the one that is offered: on disk first, then for all to see.
-pub(super) async fn install(hub: &Hub, key: StretchKey, spool: Spool) -> Result<(), LinkError> {
+/// Makes a received snapshot the one that is offered. It reaches the disk behind that.
+pub(super) fn install(hub: &Arc<Hub>, key: StretchKey, spool: Spool) -> Result<(), LinkError> {
     let spool = Arc::new(spool);
-    let saving = hub.saving.lock().await;
-    // Before the write: should we be stopped in it, a file that is named must be there. One that is not is swept at the next start.
-    spool.keep(true);
-    if let Err(error) = hub.write_state(&saving, Some((key, Arc::clone(&spool))), None).await {
-        spool.keep(false);
-        return Err(error.into());
-    }
-    let replaced = hub.update(|inner| {
+    hub.update(|inner| {
         if inner.live().is_none_or(|live| live.key != key) {
             return Err(LinkError::HistoryEnded);
         }
         // The id may have changed before the main connection had brought all that the snapshot has: then what follows is not its stream.
-        let standing = inner.stretch(key).map(|stretch| stretch.history.standing(spool.dataset.0));
-        if standing != Some(Standing::Covered) {
-            return Err(LinkError::HistoryEnded);
-        }
-        if spool.stream.is_given_up() {
-            return Err(LinkError::StreamGivenUp);
+        match inner.stretch(key).map(|stretch| stretch.history.standing(spool.dataset.0)) {
+            Some(Standing::Covered) => {}
+            Some(Standing::TooOld { .. }) => return Err(LinkError::StreamGivenUp),
+            Some(Standing::UnknownId | Standing::PastLimit { .. } | Standing::Ahead { .. }) | None => return Err(LinkError::HistoryEnded),
         }
         if inner.arrival.as_ref().is_some_and(|arrival| arrival.dataset == spool.dataset) {
             inner.arrival = None;
         }
         inner.candidate = Some(key);
-        let replaced = inner.spool.replace((key, Arc::clone(&spool)));
+        inner.spool = Some((key, Arc::clone(&spool)));
+        inner.weigh(&hub.room);
         inner.prune();
-        Ok(replaced)
-    });
-    match replaced {
-        Ok(replaced) => {
-            // Sessions that still read the old one hold it; its files go with the last of them.
-            if let Some((_, older)) = replaced {
-                older.keep(false);
-            }
-            Ok(())
-        }
-        Err(error) => {
-            spool.keep(false);
-            let current = hub.lock().spool.clone();
-            hub.write_state(&saving, current, None).await?;
-            Err(error)
-        }
+        Ok(())
+    })?;
+    hub.tasks.spawn(settle(Arc::clone(hub), key, spool));
+    Ok(())
+}
+
+/// Has it survive the process. It is of use without that, so a failure is told and no more.
+async fn settle(hub: Arc<Hub>, key: StretchKey, spool: Arc<Spool>) {
+    let syncing = Arc::clone(&spool);
+    let synced = tokio::task::spawn_blocking(move || syncing.snapshot.sync()).await;
+    let synced = synced.unwrap_or_else(|join| Err(FileError::at("fsync", &hub.config.dir)(std::io::Error::other(join))));
+    let named = match synced {
+        Ok(()) => hub.name_spool(key, &spool).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = named {
+        tracing::warn!(group = %hub.config.group, dataset = %spool.dataset, %error, "a restart will not find this snapshot");
     }
 }
 
-/// Gives up the snapshot of this dataset, if it is the one that is offered. Sessions that still send it, or read the stream beside it, hold
-/// the files until they are through.
+/// Gives up the snapshot of this dataset, if it is the one that is offered. Sessions that still send it hold its file until they are through.
 pub(super) async fn remove(hub: &Hub, dataset: DatasetId) {
-    let removed = hub.update(|inner| {
-        let (_, spool) = inner.spool.take_if(|(_, spool)| spool.dataset == dataset)?;
-        spool.keep(false);
-        Some(spool)
-    });
-    let Some(spool) = removed else { return };
+    let removed = hub.update(|inner| inner.spool.take_if(|(_, spool)| spool.dataset == dataset));
+    let Some((_, spool)) = removed else { return };
     tracing::info!(group = %hub.config.group, dataset = %spool.dataset, "snapshot removed: it is not wanted any more");
-    if let Err(error) = hub.save().await {
-        tracing::warn!(group = %hub.config.group, %error, "state of the relay not written");
-    }
+    hub.unname(&spool).await;
+}
+
+/// Whether there is room for a snapshot as large as the last one, as far as that is known.
+pub(super) async fn find_room(hub: &Hub) -> Result<(), LinkError> {
+    let seen = hub.lock().snapshot_bytes;
+    let dir = hub.config.dir.clone();
+    let free = tokio::task::spawn_blocking(move || free_bytes(&dir)).await;
+    let free = free.unwrap_or_else(|join| Err(FileError::at("look at", &hub.config.dir)(std::io::Error::other(join))))?;
+    // It may have grown, and its stream wants some too.
+    let needed = seen + seen / 8 + ROOM_BYTES;
+    if free < needed { Err(LinkError::NoRoom { needed, free }) } else { Ok(()) }
 }
 
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(1);
 /// Of at most one read each; when it is full the primary's bytes wait in the socket for the disk.
 const PIECES_MAX: usize = 32;
-const SYNC_EVERY_BYTES: u64 = 256 << 20;
+const ROOM_BYTES: u64 = 16 << 20;

@@ -1,10 +1,12 @@
 //! What survives the relay's process: `relay.json` (ids, snapshot and file names; written, fsynced and renamed, so a kill leaves the old one or the
-//! new one) and the two files that it names. Whatever else lies in the folder is a remainder and is removed at start.
+//! new one), the snapshot and the log of the stream behind it, which it names. Whatever else lies in the folder is a remainder and is removed at start.
 //!
-//! The end of the stream is not written down: it is the last byte in the stream file.
+//! The end of the stream is not written down: it is the last byte in the log.
 
-use super::files::{FileError, Spool, StoredFile, StreamFile};
+use super::files::{FileError, Spool, StoredFile};
 use super::hub::{Hub, Session};
+use super::log::{LOG_PREFIX, Log};
+use super::needs::DiskRoom;
 use super::stretch::{Stretch, StretchKey};
 use rbuddy_core::control::relay::{Previous, SessionState};
 use rbuddy_core::replication::history::History;
@@ -37,7 +39,8 @@ struct SavedSpool {
     dataset: DatasetId,
     facts: RdbFacts,
     snapshot: String,
-    stream: String,
+    /// What its files' names begin with; there is none where nothing may be kept.
+    log: Option<String>,
     history: History,
 }
 
@@ -45,14 +48,33 @@ struct SavedSpool {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) run_id: RunId,
-    /// A complete snapshot with its stream, and its history, which ends with the stream's last byte.
-    pub(super) spool: Option<(Spool, History)>,
+    pub(super) spool: Option<Resumable>,
     /// What it followed.
     pub(super) previous: Option<Previous>,
 }
 
+/// A complete snapshot with the stream behind it.
+#[derive(Debug)]
+pub(super) struct Resumable {
+    pub(super) spool: Spool,
+    pub(super) log: Option<Log>,
+    /// It ends with the log's last byte.
+    pub(super) history: History,
+}
+
+impl Resumable {
+    /// Nobody goes on from it: it is removed.
+    pub(super) fn discard(self) {
+        self.spool.snapshot.keep(false);
+        if let Some(mut log) = self.log {
+            log.keep(false);
+        }
+    }
+}
+
 /// Reads the folder and removes what is of no use. Blocking.
-pub(super) fn load(dir: &Path) -> Result<Found, FileError> {
+pub(super) fn load(room: &DiskRoom) -> Result<Found, FileError> {
+    let dir = room.dir.as_path();
     let path = dir.join(FILE_NAME);
     let saved = match std::fs::read(&path) {
         Ok(text) => serde_json::from_slice::<Saved>(&text).map_err(|error| error.to_string()),
@@ -61,7 +83,7 @@ pub(super) fn load(dir: &Path) -> Result<Found, FileError> {
     };
     let found = match saved {
         Ok(saved) => {
-            let spool = saved.spool.and_then(|spool| match reopen(dir, spool, &saved.boot) {
+            let spool = saved.spool.and_then(|spool| match reopen(room, spool, &saved.boot) {
                 Ok(found) => Some(found),
                 Err(reason) => {
                     tracing::info!(dir = %dir.display(), reason, "snapshot of an earlier run is of no use");
@@ -77,34 +99,37 @@ pub(super) fn load(dir: &Path) -> Result<Found, FileError> {
             Found { run_id: new_run_id(), spool: None, previous: None }
         }
     };
-    sweep(dir, found.spool.as_ref().map(|(spool, _)| spool))?;
+    sweep(dir, found.spool.as_ref())?;
     Ok(found)
 }
 
-fn reopen(dir: &Path, saved: SavedSpool, boot: &str) -> Result<(Spool, History), String> {
+fn reopen(room: &DiskRoom, saved: SavedSpool, boot: &str) -> Result<Resumable, String> {
     // The stream is written, not fsynced, byte by byte: that survives every end of this process, but not of the machine.
     if boot != boot_id() {
         return Err("the machine was restarted since".to_owned());
     }
     let words = |error: FileError| error.to_string();
-    let snapshot = StoredFile::open(dir.join(&saved.snapshot)).map_err(words)?;
-    let stream = StoredFile::open(dir.join(&saved.stream)).map_err(words)?;
+    let offset = saved.dataset.0.offset;
+    let snapshot = StoredFile::open(room.dir.join(&saved.snapshot)).map_err(words)?;
+    let log = saved.log.map(|name| Log::open(&room.dir, &name, offset, room.segment_bytes)).transpose().map_err(words)?;
     let bytes = snapshot.bytes().map_err(words)?;
     if bytes != saved.facts.bytes {
         return Err(format!("it has {bytes} bytes, {} were checked", saved.facts.bytes));
     }
-    let stream = StreamFile::new(stream, saved.dataset.0.offset).map_err(words)?;
     let mut history = saved.history;
-    (history.end, history.oldest) = (stream.written(), stream.start().next_byte());
-    Ok((Spool { dataset: saved.dataset, facts: saved.facts, snapshot, stream: Arc::new(stream) }, history))
+    // A log that was begun and never written is where the snapshot is.
+    (history.end, history.oldest) = log.as_ref().map_or((offset, offset.next_byte()), |log| (log.end(), log.start().next_byte()));
+    let spool = Spool { dataset: saved.dataset, facts: saved.facts, snapshot };
+    Ok(Resumable { spool, log, history })
 }
 
-fn sweep(dir: &Path, spool: Option<&Spool>) -> Result<(), FileError> {
-    let needed = spool.map(|spool| [spool.snapshot.name(), spool.stream.stored().name()]).unwrap_or_default();
+fn sweep(dir: &Path, found: Option<&Resumable>) -> Result<(), FileError> {
+    let logged = found.and_then(|found| found.log.as_ref()).map(Log::file_names).unwrap_or_default();
+    let needed: Vec<String> = found.map(|found| found.spool.snapshot.name()).into_iter().chain(logged).collect();
     for entry in std::fs::read_dir(dir).map_err(FileError::at("list", dir))? {
         let entry = entry.map_err(FileError::at("list", dir))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let is_ours = name.starts_with(SNAPSHOT_PREFIX) || name.starts_with(STREAM_PREFIX) || name == TEMPORARY_NAME;
+        let is_ours = name.starts_with(SNAPSHOT_PREFIX) || name.starts_with(LOG_PREFIX) || name == TEMPORARY_NAME;
         if is_ours && !needed.contains(&name) {
             std::fs::remove_file(entry.path()).map_err(FileError::at("remove", &entry.path()))?;
         }
@@ -116,20 +141,74 @@ impl Hub {
     /// Writes `relay.json` as things are now. Returns when it is on disk.
     pub(super) async fn save(&self) -> Result<(), FileError> {
         let saving = self.saving.lock().await;
-        let current = self.lock().spool.clone();
+        let current = self.lock().named.clone();
         self.write_state(&saving, current, None).await
     }
 
     /// Writes `relay.json` as things will be once this history has its new id.
     pub(super) async fn save_renamed(&self, key: StretchKey, history: &History) -> Result<(), FileError> {
         let saving = self.saving.lock().await;
-        let current = self.lock().spool.clone();
+        let current = self.lock().named.clone();
         self.write_state(&saving, current, Some((key, history))).await
+    }
+
+    /// Has relay.json name this snapshot, which is on disk, in place of the one before, if it is still the one that is offered. Returns when it does.
+    pub(super) async fn name_spool(&self, key: StretchKey, spool: &Arc<Spool>) -> Result<(), FileError> {
+        let saving = self.saving.lock().await;
+        {
+            let mut inner = self.lock();
+            if inner.spool.as_ref().is_none_or(|(_, current)| !Arc::ptr_eq(current, spool)) {
+                return Ok(());
+            }
+            // Before the write: should we be stopped in it, the files that are named must be there. Those that are not are swept at the next start.
+            spool.snapshot.keep(true);
+            if let Some(stretch) = inner.stretch_mut(key) {
+                stretch.keep_log(true);
+            }
+        }
+        let written = self.write_state(&saving, Some((key, Arc::clone(spool))), None).await;
+        let is_offered = {
+            let mut inner = self.lock();
+            let unnamed = match written {
+                Ok(()) => inner.named.replace((key, Arc::clone(spool))),
+                Err(_) => Some((key, Arc::clone(spool))),
+            };
+            let named_key = inner.named.as_ref().map(|(key, _)| *key);
+            if let Some((key, spool)) = unnamed {
+                // Sessions that still send it hold it; its files go with the last of them.
+                spool.snapshot.keep(false);
+                if let Some(stretch) = inner.stretch_mut(key).filter(|stretch| Some(stretch.key) != named_key) {
+                    stretch.keep_log(false);
+                }
+            }
+            inner.spool.as_ref().is_some_and(|(_, current)| Arc::ptr_eq(current, spool))
+        };
+        drop(saving);
+        // It was removed, or replaced by one whose turn comes, while this was written.
+        if !is_offered {
+            self.unname(spool).await;
+        }
+        written
+    }
+
+    /// This snapshot is not offered any more: relay.json does not name it either.
+    pub(super) async fn unname(&self, spool: &Arc<Spool>) {
+        spool.snapshot.keep(false);
+        {
+            let mut inner = self.lock();
+            let Some((key, _)) = inner.named.take_if(|(_, named)| Arc::ptr_eq(named, spool)) else { return };
+            if let Some(stretch) = inner.stretch_mut(key) {
+                stretch.keep_log(false);
+            }
+        }
+        if let Err(error) = self.save().await {
+            tracing::warn!(group = %self.config.group, %error, "state of the relay not written");
+        }
     }
 
     /// Writes `relay.json` with `spool` as the snapshot to go on from. Whoever changes which that is holds `saving` until it is true, or
     /// another writer could bring the old one back.
-    pub(super) async fn write_state(
+    async fn write_state(
         &self,
         _saving: &tokio::sync::MutexGuard<'_, ()>,
         spool: Option<(StretchKey, Arc<Spool>)>,
@@ -144,13 +223,14 @@ impl Hub {
             let live = inner.live().map(history);
             let spool = spool.and_then(|(key, spool)| {
                 // The ids under which its stream goes on. A snapshot that was taken in mid-history begins that history anew.
-                let mut history = history(inner.stretch(key)?);
+                let stretch = inner.stretch(key)?;
+                let mut history = history(stretch);
                 history.dataset = Some(spool.dataset);
                 Some(SavedSpool {
                     dataset: spool.dataset,
                     facts: spool.facts,
                     snapshot: spool.snapshot.name(),
-                    stream: spool.stream.stored().name(),
+                    log: stretch.log().map(|log| log.name().to_owned()),
                     history,
                 })
             });
@@ -207,13 +287,7 @@ fn new_run_id() -> RunId {
     digits.parse().expect("40 digits are an id")
 }
 
-/// File name of a snapshot or stream: unlike any other, as an older one may still be in use.
-pub(super) fn new_name(prefix: &str) -> String {
-    format!("{prefix}{:016x}", fastrand::u64(..))
-}
-
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 const FILE_NAME: &str = "relay.json";
 const TEMPORARY_NAME: &str = "relay.json.new";
 pub(super) const SNAPSHOT_PREFIX: &str = "snapshot-";
-pub(super) const STREAM_PREFIX: &str = "stream-";

@@ -1,17 +1,19 @@
 //! A replica session that is online (or loads and will be): bytes of the history, from its own cursor, at its own pace.
 
-use super::files::StreamFile;
 use super::hub::Course;
+use super::log::OnDisk;
 use super::session::{Begin, Session, SessionOver};
 use super::stretch::Piece;
 use bytes::{Buf, Bytes};
 use rbuddy_core::control::relay::SessionState;
 use rbuddy_core::replication::psync::Permit;
 use rbuddy_core::types::{DatasetId, Offset};
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::io::IoSlice;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::WriteHalf;
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// The state of streaming.
@@ -24,7 +26,7 @@ pub(super) struct Streaming<'a> {
     /// Last byte written to the socket.
     sent: Offset,
     /// Read from the backlog, not yet written.
-    pending: Bytes,
+    pending: VecDeque<Bytes>,
     /// When the socket last took a byte, or was given the first one.
     taken_at: Instant,
     /// It loads a snapshot; over with its first ACK.
@@ -40,9 +42,9 @@ impl<'a> Streaming<'a> {
         session.acked = None;
         // While it was held or received the snapshot it had nothing to say.
         session.heard = Instant::now();
-        let seeded = begin.spool.as_ref().map(|spool| spool.dataset);
+        let seeded = begin.seeded;
         let (sent, is_loading, taken_at) = (begin.from, seeded.is_some(), Instant::now());
-        Streaming { session, begin, seeded, sent, pending: Bytes::new(), taken_at, is_loading, is_paused: false, drained_since: None }
+        Streaming { session, begin, seeded, sent, pending: VecDeque::new(), taken_at, is_loading, is_paused: false, drained_since: None }
     }
 
     /// Until the session is over.
@@ -68,7 +70,7 @@ impl<'a> Streaming<'a> {
             let Session { stream, input, orders, replaced, stopping, .. } = &mut *self.session;
             let (mut reading, mut writing) = stream.split();
             tokio::select! {
-                written = writing.write(&self.pending), if has_bytes => self.wrote(written.map_err(SessionOver::Broken)?),
+                written = write(&mut writing, &self.pending), if has_bytes => self.wrote(written.map_err(SessionOver::Broken)?),
                 read = reading.read_buf(input) => {
                     self.session.hear(read, least)?;
                     self.heard_ack();
@@ -88,30 +90,32 @@ impl<'a> Streaming<'a> {
         // Without psync2 it never learns an id, and none is wrong for it.
         let known_as = Some(self.begin.announced).filter(|_| self.session.identity.has_psync2);
         let piece = self.session.hub.read(self.begin.key, self.sent, known_as).ok_or(SessionOver::HistoryDropped)?;
-        self.pending = match piece {
-            Piece::Memory(bytes) => {
-                if !self.is_loading {
-                    // From here on memory is enough: the snapshot's files may go.
-                    self.begin.spool = None;
-                }
-                bytes
-            }
-            Piece::Disk { file, bytes_max } => from_disk(file, self.sent, bytes_max).await?,
+        match piece {
+            Piece::Memory(pieces) => self.pending.extend(pieces),
+            Piece::Disk(found) => self.pending.push_back(from_disk(found).await?),
             Piece::Overrun { oldest } => return Err(SessionOver::Overrun { at: self.sent, oldest }),
-        };
+        }
         self.taken_at = Instant::now();
         Ok(())
     }
 
     fn wrote(&mut self, count: usize) {
-        self.pending.advance(count);
+        let mut left = count;
+        while let Some(first) = self.pending.front_mut().filter(|_| left > 0) {
+            let taken = left.min(first.len());
+            first.advance(taken);
+            left -= taken;
+            if first.is_empty() {
+                self.pending.pop_front();
+            }
+        }
         self.taken_at = Instant::now();
         self.sent = self.sent.advance(count as u64);
-        let sent_now = self.sent;
+        let (key, sent_now) = (self.begin.key, self.sent);
         self.session.hub.count(|inner| {
-            if let Some(session) = inner.session_mut(&self.session.address, self.session.serial)
-                && let SessionState::Streaming { sent, .. } = &mut session.view.state
-            {
+            let Some(session) = inner.session_mut(&self.session.address, self.session.serial) else { return };
+            session.follows = Some((key, sent_now));
+            if let SessionState::Streaming { sent, .. } = &mut session.view.state {
                 *sent = sent_now;
             }
         });
@@ -124,11 +128,16 @@ impl<'a> Streaming<'a> {
             tracing::info!(group = %self.session.hub.config.group, replica = %self.session.address, acked = %acked_now, "replica follows");
             self.report();
         }
+        let (key, has_psync2) = (self.begin.key, self.session.identity.has_psync2);
         self.session.hub.count(|inner| {
             if let Some(session) = inner.session_mut(&self.session.address, self.session.serial)
                 && let SessionState::Streaming { acked, .. } = &mut session.view.state
             {
                 *acked = acked_now;
+            }
+            // One that speaks psync2 tells what it has executed, an older one what it has received (protocol fact 3.2).
+            if has_psync2 && let Some(stretch) = inner.stretch_mut(key) {
+                stretch.note_boundary(acked_now);
             }
         });
         self.session.hub.acked.notify_one();
@@ -196,13 +205,28 @@ impl<'a> Streaming<'a> {
     }
 }
 
-async fn from_disk(file: Arc<StreamFile>, from: Offset, bytes_max: u64) -> Result<Bytes, SessionOver> {
-    let count = usize::try_from(bytes_max).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-    let read = tokio::task::spawn_blocking(move || file.read(from, count)).await;
-    Ok(Bytes::from(read.map_err(|join| SessionOver::Broken(std::io::Error::other(join)))??))
+async fn from_disk(found: OnDisk) -> Result<Bytes, SessionOver> {
+    let count = usize::try_from(found.bytes).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+    let read = tokio::task::spawn_blocking(move || found.file.read_at(found.at, count)).await;
+    Ok(read.map_err(|join| SessionOver::Broken(std::io::Error::other(join)))??)
+}
+
+/// As many bytes as the socket takes, of as many pieces as there are.
+///
+/// # Cancel safety
+/// Nothing is written if this is dropped before it is ready.
+async fn write(writing: &mut WriteHalf<'_>, pending: &VecDeque<Bytes>) -> std::io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let count = pending.len().min(SLICES_MAX);
+    for (slice, piece) in slices.iter_mut().zip(pending) {
+        *slice = IoSlice::new(piece);
+    }
+    writing.write_vectored(&slices[..count]).await
 }
 
 const CHECK_EVERY: Duration = Duration::from_millis(500);
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 const LOADING_PATIENCE: Duration = Duration::from_secs(300);
-const PIECE_BYTES: usize = 256 * 1024;
+/// Read from disk at a time, on another thread: each turn costs a wake-up there and back.
+const PIECE_BYTES: usize = 2 << 20;
+const SLICES_MAX: usize = 16;

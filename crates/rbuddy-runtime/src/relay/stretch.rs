@@ -1,11 +1,13 @@
-//! One history with its bytes: in memory (the ring), and on disk where a snapshot's stream is kept.
+//! One history with its bytes: the newest in memory (the ring), and on disk (the log) what somebody needs and memory would lose.
 
-use super::files::StreamFile;
+use super::log::{Log, OnDisk, Target, Written};
 use super::ring::Ring;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use rbuddy_core::replication::boundary::BoundaryScan;
 use rbuddy_core::replication::history::History;
 use rbuddy_core::types::{NextByte, Offset, ReplId};
-use std::sync::{Arc, Weak};
+use std::path::Path;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Names a stretch for as long as the relay runs. The history's id would not do: it changes, and two stretches may share it.
@@ -20,23 +22,26 @@ pub(super) struct Stretch {
     /// Where it began: the first thing to ACK.
     pub(super) begun: Offset,
     ring: Ring,
-    files: Vec<Weak<StreamFile>>,
+    log: Option<Log>,
+    /// The lowest offset that somebody needs and that only the disk has or will have.
+    pub(super) needed_from: Option<Offset>,
+    /// Why the last log was lost, if it was.
+    log_lost: Option<String>,
+    /// Follows where commands end, from a known boundary on. It lies behind, and is brought up only when it is asked or would lose bytes.
+    scan: Option<BoundaryScan>,
+    /// When a replica last told a boundary.
+    noted_at: Option<Instant>,
     end: watch::Sender<Offset>,
 }
 
 /// What lies behind an offset.
 #[derive(Debug)]
 pub(super) enum Piece {
-    /// Bytes; empty at the end of the stream, and of what may be read.
-    Memory(Bytes),
-    /// It has left memory: read it from this file.
-    Disk {
-        /// The file.
-        file: Arc<StreamFile>,
-        /// Not more than this: behind it the asker's id is wrong.
-        bytes_max: u64,
-    },
-    /// It is gone.
+    /// Bytes, in order; none at the end of the stream, and of what may be read.
+    Memory(Vec<Bytes>),
+    /// They have left memory: read them there.
+    Disk(OnDisk),
+    /// They are gone.
     Overrun {
         /// First byte that is still kept.
         oldest: NextByte,
@@ -44,12 +49,22 @@ pub(super) enum Piece {
 }
 
 impl Stretch {
-    /// A stretch whose next byte to arrive is the one behind `history.end`.
+    /// A stretch whose next byte to arrive is the one behind `history.end`, where no command is open.
     pub(super) fn new(key: StretchKey, history: History, backlog_bytes: u64) -> Stretch {
         let ring = Ring::new(history.end, backlog_bytes);
         let (end, _) = watch::channel(history.end);
         let begun = history.dataset.map_or(history.end, |dataset| dataset.0.offset);
-        Stretch { key, history, begun, ring, files: Vec::new(), end }
+        let scan = Some(BoundaryScan::starting_at(history.end));
+        Stretch { key, history, begun, ring, log: None, needed_from: None, log_lost: None, scan, noted_at: None, end }
+    }
+
+    /// What an earlier run left on disk belongs to it: the log ends where the history does, in the middle of a command perhaps.
+    pub(super) fn resume(&mut self, log: Log) {
+        if log.end() > log.start() {
+            self.scan = None;
+        }
+        self.log = Some(log);
+        self.refresh_oldest();
     }
 
     /// Told whenever bytes arrive.
@@ -57,82 +72,209 @@ impl Stretch {
         self.end.subscribe()
     }
 
-    /// Bytes from the primary.
-    pub(super) fn append(&mut self, bytes: &[u8]) {
-        self.ring.append(bytes, self.written());
+    /// Takes bytes from the primary. `false` if that cost the log: the disk is slower than the stream, and what is kept for it in memory is bounded.
+    pub(super) fn append(&mut self, read: &mut BytesMut) -> bool {
+        let Stretch { ring, scan, noted_at, log, .. } = self;
+        let is_noted = noted_at.is_some_and(|at| at.elapsed() < NOTED_RECENTLY);
+        ring.append(read, log.as_ref().map(Log::end), |start, piece| follow(scan, is_noted, start, piece));
+        let is_overrun = self.log.as_ref().is_some_and(|log| log.end() < self.ring.start());
+        if is_overrun {
+            self.lose_log("the disk is slower than the stream".to_owned());
+        }
         self.history.end = self.ring.end();
         self.refresh_oldest();
         self.end.send_replace(self.history.end);
-    }
-
-    /// Up to where every file has the stream; `None` without any.
-    fn written(&self) -> Option<Offset> {
-        self.files.iter().filter_map(Weak::upgrade).map(|file| file.written()).min()
-    }
-
-    /// The primary never had what lies behind `offset`.
-    pub(super) fn cut_back(&mut self, offset: Offset) {
-        debug_assert!(offset <= self.history.end);
-        self.history.cut_back(offset);
-    }
-
-    /// It begins here instead; nothing has arrived yet.
-    pub(super) fn begin_at(&mut self, offset: Offset) {
-        self.history.begin_at(offset);
-        self.ring.begin_at(offset);
-        self.begun = offset;
-        self.end.send_replace(offset);
-    }
-
-    /// The last place where no command is open, as far as known.
-    pub(super) fn boundary(&mut self) -> Option<Offset> {
-        None
-    }
-
-    /// What the slowest file does not have yet.
-    pub(super) fn unwritten_bytes(&self) -> u64 {
-        self.written().and_then(|written| written.bytes_behind(self.history.end)).unwrap_or(0)
-    }
-
-    /// A file that will carry on the stream.
-    pub(super) fn attach(&mut self, file: &Arc<StreamFile>) {
-        self.files.push(Arc::downgrade(file));
-        self.refresh_oldest();
-    }
-
-    /// A file that does not grow any more.
-    pub(super) fn detach(&mut self, file: &Arc<StreamFile>) {
-        self.files.retain(|known| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(file)));
-        self.refresh_oldest();
-    }
-
-    /// Works out anew what the first kept byte is.
-    pub(super) fn refresh_oldest(&mut self) {
-        self.files.retain(|file| file.strong_count() > 0);
-        let ring_start = self.ring.start();
-        // A file counts only if it reaches up to the ring: what lies before a gap leads nowhere.
-        let starts = self.files.iter().filter_map(Weak::upgrade).filter(|file| file.written() >= ring_start).map(|file| file.start());
-        self.history.oldest = starts.chain([ring_start]).min().unwrap_or(ring_start).next_byte();
+        !is_overrun
     }
 
     /// What lies behind `from`, for one that knows the history as `known_as`. Nothing beyond what that id is right for: a replica that went on under
-    /// an old id could not come back (protocol fact 4.3).
+    /// an old id could not come back (protocol fact 4.3). One that has more than arrived (the stream was cut back) waits.
     pub(super) fn read(&self, from: Offset, known_as: Option<ReplId>) -> Piece {
         let known = self.history.ids().iter().find(|known| Some(known.replid) == known_as);
-        let bytes_max = known.and_then(|known| known.until).map_or(u64::MAX, |limit| from.bytes_behind(limit).unwrap_or(0));
-        if let Some(bytes) = self.ring.read(from) {
-            let count = usize::try_from(bytes_max).unwrap_or(usize::MAX).min(bytes.len());
-            return Piece::Memory(bytes.slice(..count));
+        let mut bytes_max = known.and_then(|known| known.until).map_or(u64::MAX, |limit| from.bytes_behind(limit).unwrap_or(0));
+        if from >= self.history.end || bytes_max == 0 {
+            return Piece::Memory(Vec::new());
         }
-        let holds = |file: &Arc<StreamFile>| file.start() <= from && from < file.written();
-        match self.files.iter().filter_map(Weak::upgrade).find(holds) {
-            Some(file) => Piece::Disk { file, bytes_max },
+        if self.ring.start() <= from {
+            bytes_max = bytes_max.min(READ_BYTES_MAX);
+            return Piece::Memory(self.in_memory(from, bytes_max));
+        }
+        match self.log.as_ref().and_then(|log| log.read(from)) {
+            Some(found) => Piece::Disk(OnDisk { bytes: found.bytes.min(bytes_max), ..found }),
             None => Piece::Overrun { oldest: self.history.oldest },
         }
     }
 
-    /// Bytes behind `from` that are in memory; `None` if they are not there any more.
-    pub(super) fn in_memory(&self, from: Offset) -> Option<Bytes> {
-        self.ring.read(from)
+    /// Up to `bytes_max` bytes behind `from`, which are in memory.
+    fn in_memory(&self, mut from: Offset, bytes_max: u64) -> Vec<Bytes> {
+        let (mut pieces, mut left) = (Vec::new(), bytes_max);
+        while left > 0 && pieces.len() < PIECES_MAX {
+            let Some(piece) = self.ring.read(from).filter(|piece| !piece.is_empty()) else { break };
+            let piece = piece.slice(..usize::try_from(left).unwrap_or(usize::MAX).min(piece.len()));
+            from = from.advance(piece.len() as u64);
+            left -= piece.len() as u64;
+            pieces.push(piece);
+        }
+        pieces
+    }
+
+    /// The primary that is followed from now on never had what lies behind `offset`, a boundary. Whoever reads there waits until it is reached again.
+    pub(super) fn cut_back(&mut self, offset: Offset) {
+        if offset >= self.history.end {
+            return;
+        }
+        self.history.cut_back(offset);
+        self.ring.cut_back(offset);
+        if let Some(log) = &mut self.log {
+            log.cut_back(offset);
+        }
+        if self.scan.as_ref().is_none_or(|scan| scan.position() > offset) {
+            self.scan = Some(BoundaryScan::starting_at(offset));
+        }
+        self.refresh_oldest();
+        self.end.send_replace(offset);
+    }
+
+    /// It begins here instead, where no command is open; nothing has arrived yet.
+    pub(super) fn begin_at(&mut self, offset: Offset) {
+        self.history.begin_at(offset);
+        self.ring.begin_at(offset);
+        (self.begun, self.scan) = (offset, Some(BoundaryScan::starting_at(offset)));
+        self.end.send_replace(offset);
+    }
+
+    /// A replica has executed everything up to `offset`: no command is open there.
+    pub(super) fn note_boundary(&mut self, offset: Offset) {
+        if offset > self.history.end || offset < self.ring.start() || self.scan.as_ref().is_some_and(|scan| offset < scan.position()) {
+            return;
+        }
+        (self.scan, self.noted_at) = (Some(BoundaryScan::starting_at(offset)), Some(Instant::now()));
+    }
+
+    /// The last place where no command and no transaction is open, if one is known.
+    pub(super) fn boundary(&mut self) -> Option<Offset> {
+        let scan = self.scan.as_mut()?;
+        while let Some(piece) = self.ring.read(scan.position()).filter(|piece| !piece.is_empty()) {
+            scan.feed(&piece);
+        }
+        Some(scan.boundary())
+    }
+
+    /// Bytes in memory and on disk.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.ring.bytes(), self.log.as_ref().map_or(0, Log::bytes))
+    }
+
+    /// How far behind one may be before the disk is to carry what memory will lose. Once it does, it goes on for longer, so that it is not begun and
+    /// dropped by turns.
+    pub(super) fn lag_bytes_max(&self) -> u64 {
+        self.ring.capacity() / if self.log.is_some() { 8 } else { 2 }
+    }
+
+    /// Bytes before the first one in memory.
+    pub(super) fn memory_start(&self) -> Offset {
+        self.ring.start()
+    }
+
+    pub(super) fn log(&self) -> Option<&Log> {
+        self.log.as_ref()
+    }
+
+    /// Everything that is in memory, and what arrives, is to reach the disk too.
+    pub(super) fn begin_log(&mut self, dir: &Path, segment_bytes: u64, keep: bool) {
+        let mut log = Log::begin(dir, self.ring.start(), segment_bytes);
+        log.keep(keep);
+        (self.log, self.log_lost) = (Some(log), None);
+    }
+
+    /// Nobody needs anything on disk.
+    pub(super) fn end_log(&mut self) {
+        if let Some(mut log) = self.log.take() {
+            log.keep(false);
+        }
+        self.refresh_oldest();
+    }
+
+    /// The disk cannot have it.
+    pub(super) fn lose_log(&mut self, reason: String) {
+        self.end_log();
+        self.log_lost = Some(reason);
+    }
+
+    /// Why there is no log though one was needed.
+    pub(super) fn log_lost(&self) -> Option<&str> {
+        self.log_lost.as_deref()
+    }
+
+    /// What lies before `needed_from` may go from the disk.
+    pub(super) fn trim_log(&mut self, needed_from: Offset) {
+        if let Some(log) = &mut self.log {
+            log.trim(needed_from);
+            self.refresh_oldest();
+        }
+    }
+
+    /// The disk is to be spared: the oldest of it goes, needed or not.
+    pub(super) fn drop_oldest_on_disk(&mut self) {
+        if !self.log.as_mut().is_some_and(Log::drop_oldest) {
+            self.end_log();
+        }
+        self.refresh_oldest();
+    }
+
+    /// Whether the files outlive the process.
+    pub(super) fn keep_log(&mut self, keep: bool) {
+        if let Some(log) = &mut self.log {
+            log.keep(keep);
+        }
+    }
+
+    /// What memory has and the disk is yet to get.
+    pub(super) fn unwritten_bytes(&self) -> u64 {
+        self.log.as_ref().and_then(|log| log.end().bytes_behind(self.history.end)).unwrap_or(0)
+    }
+
+    /// What to write next, and where.
+    pub(super) fn to_write(&self, bytes_max: u64) -> Option<(Target, Vec<Bytes>)> {
+        let log = self.log.as_ref().filter(|log| log.is_tail_stale() || log.end() < self.history.end)?;
+        let target = log.target();
+        let pieces = self.in_memory(target.from, bytes_max);
+        Some((target, pieces))
+    }
+
+    /// The writer is back.
+    pub(super) fn wrote(&mut self, written: Written) {
+        if let Some(log) = self.log.as_mut().filter(|log| log.is_of(&written)) {
+            log.wrote(written);
+        }
+    }
+
+    /// Works out anew what the first kept byte is. The log reaches up to the ring, always.
+    fn refresh_oldest(&mut self) {
+        let start = self.log.as_ref().map(Log::start).into_iter().chain([self.ring.start()]).min();
+        self.history.oldest = start.unwrap_or(self.history.end).next_byte();
     }
 }
+
+/// These bytes leave memory. Where replicas tell boundaries anyway, the next one tells the next; else they are looked at now or never.
+fn follow(scan: &mut Option<BoundaryScan>, is_noted: bool, start: Offset, piece: &Bytes) {
+    let Some(position) = scan.as_ref().map(BoundaryScan::position) else { return };
+    let followed = start.bytes_behind(position).unwrap_or(0);
+    let Some(rest) = usize::try_from(followed).ok().and_then(|followed| piece.get(followed..)).filter(|rest| !rest.is_empty()) else {
+        return;
+    };
+    if is_noted {
+        *scan = None;
+    } else if let Some(scan) = scan {
+        scan.feed(rest);
+    }
+}
+
+/// Replicas ACK every second.
+const NOTED_RECENTLY: Duration = Duration::from_secs(3);
+/// What is given out at a time: enough for one write to a socket, little enough that nobody holds much of what memory has dropped.
+const READ_BYTES_MAX: u64 = 1 << 20;
+const PIECES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -10,12 +10,11 @@
 //! demand ([`super::snapshotter`]), replicas.
 
 use super::backoff::Backoff;
-use super::disk_pace::DiskPace;
-use super::files::Spool;
-use super::hub::{Hub, history_at};
+use super::hub::{Arrival, Hub, history_at};
 use super::inquiry::{Inquiry, inquire};
 use super::link::{Link, LinkError};
-use super::spool;
+use super::spool::{self, OnDiskError};
+use super::state::Resumable;
 use super::stretch::StretchKey;
 use memchr::memmem;
 use rbuddy_core::control::relay::{AckPolicy, FullResync, RelayOrders, Start, UpstreamState};
@@ -58,7 +57,7 @@ impl Upstream {
     }
 
     /// Runs until cancelled. `found` is what a previous run left on disk.
-    pub(super) async fn run(mut self, found: Option<(Spool, History)>, cancel: CancellationToken) {
+    pub(super) async fn run(mut self, found: Option<Resumable>, cancel: CancellationToken) {
         let start = tokio::select! {
             start = start(&mut self.orders) => start,
             () = cancel.cancelled() => return,
@@ -174,12 +173,13 @@ impl Upstream {
         let reason = full.gap.map_or_else(|| "it did not say".to_owned(), |gap| gap.to_string());
         info!(group = %hub.config.group, asked, given = %dataset, reason, "full resync from the primary");
         let history = History::starting_at(dataset.0, Some(dataset));
-        // Told before the history is: one that is live and has no snapshot on its way looks as if a snapshot had to be asked for.
-        spool::announce(hub, dataset);
         let key = hub.update(|inner| {
             inner.upstream.full_resyncs += 1;
             inner.upstream.last_full_resync = Some(full);
-            inner.begin_history(history, hub.config.settings.backlog_bytes)
+            let key = inner.begin_history(history, hub.config.settings.backlog_bytes);
+            // In the same moment: a history that is live and has no snapshot on its way looks as if one had to be asked for.
+            inner.arrival = Some(Arrival::new(key, dataset));
+            key
         });
         hub.upstream(UpstreamState::ReceivingSnapshot);
         match unless_moved(primary_moved(hub, self.orders.clone()), self.store(link, key, dataset)).await {
@@ -193,15 +193,8 @@ impl Upstream {
     }
 
     async fn store(&self, link: &mut Link, key: StretchKey, dataset: DatasetId) -> Result<(), LinkError> {
-        let hub = &self.hub;
-        let stream = match spool::start_stream(hub, key, dataset) {
-            Ok(stream) => stream,
-            Err(error) => return Err(error.into()),
-        };
-        let (snapshot, facts) = spool::receive(hub, link, dataset).await?;
-        spool::install(hub, key, Spool { dataset, facts, snapshot, stream }).await?;
-        info!(group = %hub.config.group, %dataset, bytes = facts.bytes, rdb = %facts.version, checksum = ?facts.checksum, "snapshot ready");
-        Ok(())
+        let received = spool::receive(&self.hub, link, key, dataset, OnDiskError::ReadOn).await?;
+        spool::begin_with(&self.hub, key, dataset, received)
     }
 
     /// Reads until the connection ends.
@@ -211,17 +204,21 @@ impl Upstream {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_byte = Instant::now();
         let mut last_ack = None;
-        let mut disk_pace = DiskPace::new();
+        let mut unshared_bytes = 0;
         loop {
             if !link.buffer.is_empty() {
                 let is_asked = hub.config.settings.ack == AckPolicy::Received && memmem::find(&link.buffer, GETACK).is_some();
-                hub.append(key, &link.buffer);
-                link.buffer.clear();
+                unshared_bytes += link.buffer.len();
+                hub.append(key, &mut link.buffer);
                 last_byte = Instant::now();
-                disk_pace.keep(&hub, key).await;
                 if is_asked {
                     // With `replicated` it is the replicas that are asked, and their answers come by themselves.
                     hub.acked.notify_one();
+                }
+                // A session that this woke waits for this very thread: while a burst arrives, replicas are not to wait for the end of it.
+                if unshared_bytes >= BURST_BYTES {
+                    unshared_bytes = 0;
+                    tokio::task::yield_now().await;
                 }
             }
             tokio::select! {
@@ -259,20 +256,22 @@ async fn start(orders: &mut watch::Receiver<RelayOrders>) -> Option<Start> {
 }
 
 /// Sets up the history to ask for.
-async fn begin(hub: &Arc<Hub>, start: Start, found: Option<(Spool, History)>) {
+async fn begin(hub: &Arc<Hub>, start: Start, found: Option<Resumable>) {
     let backlog_bytes = hub.config.settings.backlog_bytes;
     hub.update(|inner| inner.resumable = None);
     let history = match (start, found) {
-        (Start::Resume, Some((spool, mut history))) => {
+        (Start::Resume, Some(Resumable { spool, log, mut history })) => {
             history.live = true;
             info!(group = %hub.config.group, dataset = %spool.dataset, end = %history.end_position(), "going on from snapshot and stream on disk");
             let spool = Arc::new(spool);
-            let key = hub.update(|inner| {
+            hub.update(|inner| {
                 let key = inner.begin_history(history, backlog_bytes);
-                (inner.candidate, inner.spool) = (Some(key), Some((key, Arc::clone(&spool))));
-                key
+                inner.candidate = Some(key);
+                (inner.spool, inner.named) = (Some((key, Arc::clone(&spool))), Some((key, spool)));
+                if let (Some(log), Some(stretch)) = (log, inner.stretch_mut(key)) {
+                    stretch.resume(log);
+                }
             });
-            spool::carry_on_stream(hub, key, &spool.stream);
             return;
         }
         (Start::Resume, None) => {
@@ -324,9 +323,9 @@ async fn unless_moved<T>(
     }
 }
 
-fn discard(found: Option<(Spool, History)>) {
-    if let Some((spool, _)) = found {
-        spool.keep(false);
+fn discard(found: Option<Resumable>) {
+    if let Some(found) = found {
+        found.discard();
     }
 }
 
@@ -340,4 +339,5 @@ fn unexpected(answer: &str) -> LinkError {
 
 /// How every server asks its replicas for an ACK at once (`WAIT`). One that two reads share is answered within the second.
 const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
+const BURST_BYTES: usize = 256 * 1024;
 const ACK_EVERY: Duration = Duration::from_secs(1);

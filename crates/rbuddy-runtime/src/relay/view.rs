@@ -36,6 +36,7 @@ pub(super) fn compose(inner: &Inner) -> RelayView {
         upstream: inner.upstream.clone(),
         told_to_follow: inner.told_to_follow.clone(),
         histories: inner.stretches.iter().map(|stretch| stretch.history.clone()).collect(),
+        backlog: inner.backlog(),
         snapshot: snapshot(inner),
         snapshot_request_done: inner.request_done,
         snapshot_request_error: inner.request_error.clone(),
@@ -46,7 +47,7 @@ pub(super) fn compose(inner: &Inner) -> RelayView {
 
 /// The one on its way (or failed) goes before the one that is there: it is the news.
 fn snapshot(inner: &Inner) -> Option<SnapshotView> {
-    if let Some(Arrival { dataset, progress, failed }) = &inner.arrival {
+    if let Some(Arrival { dataset, progress, failed, .. }) = &inner.arrival {
         return Some(SnapshotView {
             dataset: *dataset,
             state: failed.clone().map_or(SnapshotState::Receiving, SnapshotState::Failed),

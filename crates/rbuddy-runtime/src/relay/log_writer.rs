@@ -1,0 +1,123 @@
+//! Writes to disk what memory would lose and somebody needs ([`super::needs`]). One task for all histories.
+//!
+//! It reads the memory ring through its own cursor, as a session does, so a slow disk slows nobody. If the disk fails or falls behind what memory keeps for
+//! it, what is on disk is given up: who stood there is overrun, a snapshot that needed it is removed, and the relay goes on from memory.
+
+use super::files::{FileError, free_bytes};
+use super::hub::{Arrival, Hub, Progress};
+use super::stretch::StretchKey;
+use std::future::pending;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+/// Runs until the relay ends; then the disk has all that arrived and is needed.
+pub(super) async fn run(hub: Arc<Hub>) {
+    let mut view = hub.view.clone();
+    loop {
+        let is_last = hub.stopping.is_cancelled();
+        // Small pieces are gathered until the next counters are published: what a kill loses of them the primary still has.
+        view.borrow_and_update();
+        hub.lock().weigh(&hub.room);
+        let mut bytes_min = 1;
+        while let Some(key) = due(&hub, bytes_min) {
+            write(&hub, key).await;
+            bytes_min = MUCH_BYTES;
+        }
+        bury_dead_spool(&hub).await;
+        if std::mem::take(&mut hub.lock().is_state_stale)
+            && let Err(error) = hub.save().await
+        {
+            warn!(group = %hub.config.group, %error, "state of the relay not written");
+        }
+        if is_last {
+            return;
+        }
+        let trouble = hub.lock().disk_trouble;
+        let changed = tokio::select! {
+            () = hub.unwritten.notified() => Ok(()),
+            changed = view.changed() => changed,
+            () = until(trouble) => {
+                look_at_disk(&hub).await;
+                Ok(())
+            }
+            () = hub.stopping.cancelled() => Ok(()),
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+/// A history of which at least so much is to be written.
+fn due(hub: &Hub, bytes_min: u64) -> Option<StretchKey> {
+    let inner = hub.lock();
+    let is_due = |stretch: &&super::stretch::Stretch| {
+        stretch.unwritten_bytes() >= bytes_min || stretch.log().is_some_and(super::log::Log::is_tail_stale)
+    };
+    inner.stretches.iter().find(is_due).map(|stretch| stretch.key)
+}
+
+async fn write(hub: &Hub, key: StretchKey) {
+    let Some((target, pieces)) = hub.lock().stretch(key).and_then(|stretch| stretch.to_write(WRITE_BYTES_MAX.min(hub.room.segment_bytes)))
+    else {
+        return;
+    };
+    let written = tokio::task::spawn_blocking(move || target.write(&pieces)).await;
+    let written =
+        written.unwrap_or_else(|join| Err(FileError { verb: "write", path: PathBuf::new(), source: std::io::Error::other(join) }));
+    if let Err(error) = &written {
+        warn!(group = %hub.config.group, %error, "the stream cannot be kept on disk: what only the disk has is given up");
+    }
+    hub.count(|inner| {
+        match written {
+            Ok(written) => {
+                if let Some(stretch) = inner.stretch_mut(key) {
+                    stretch.wrote(written);
+                }
+            }
+            Err(error) => inner.disk_failed(key, &error.to_string()),
+        }
+        inner.weigh(&hub.room);
+    });
+}
+
+/// A snapshot without its stream is of no use.
+async fn bury_dead_spool(hub: &Hub) {
+    let Some((key, spool, reason)) = hub.lock().take_dead_spool() else { return };
+    match &reason {
+        Some(reason) => {
+            warn!(group = %hub.config.group, dataset = %spool.dataset, %reason, "snapshot removed: its stream could not be kept")
+        }
+        None => info!(group = %hub.config.group, dataset = %spool.dataset, "snapshot removed: its stream has outgrown what may be kept"),
+    }
+    hub.update(|inner| {
+        if let Some(reason) = reason
+            && inner.arrival.is_none()
+        {
+            inner.arrival = Some(Arrival { key, dataset: spool.dataset, progress: Arc::new(Progress::default()), failed: Some(reason) });
+        }
+    });
+    hub.unname(&spool).await;
+}
+
+/// Nothing is tried while there is no room for anything.
+async fn look_at_disk(hub: &Hub) {
+    let dir = hub.room.dir.clone();
+    let free = tokio::task::spawn_blocking(move || free_bytes(&dir)).await;
+    let has_room = matches!(free, Ok(Ok(free)) if free >= 2 * hub.room.segment_bytes);
+    let mut inner = hub.lock();
+    inner.disk_trouble = if has_room { None } else { inner.disk_trouble.map(|_| Instant::now() + super::needs::DISK_RETRY) };
+}
+
+/// From here on a write is worth its call.
+pub(super) const MUCH_BYTES: u64 = 1 << 20;
+const WRITE_BYTES_MAX: u64 = 8 << 20;

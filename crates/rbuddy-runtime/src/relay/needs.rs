@@ -1,0 +1,172 @@
+//! Who needs which bytes of a stream for longer than memory has them, and what the disk keeps for that.
+//!
+//! Kept on disk is what follows a snapshot (offered, named in `relay.json` or on its way), and what a replica lacks: one that is connected and lags further than
+//! memory covers for sure, one that is held, one that is away and will come back. Nothing else: without such a need nothing is written. The sum is bounded
+//! (`backlog_disk_max`): the oldest goes then, and whoever stood there is overrun. Not here: writing ([`super::log_writer`]).
+
+use super::files::Spool;
+use super::hub::Inner;
+use super::stretch::{Stretch, StretchKey};
+use rbuddy_core::control::relay::{BacklogView, SessionState};
+use rbuddy_core::replication::history::Standing;
+use rbuddy_core::replication::psync::Permit;
+use rbuddy_core::types::{NodeAddress, Offset, Time};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What may be put where.
+#[derive(Debug)]
+pub(super) struct DiskRoom {
+    pub(super) dir: PathBuf,
+    /// Of all logs together; with less than a few segments none is kept.
+    bytes_max: u64,
+    pub(super) segment_bytes: u64,
+}
+
+/// A replica whose connection has ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Away {
+    key: StretchKey,
+    /// What it had.
+    offset: Offset,
+    since: Time,
+}
+
+impl DiskRoom {
+    pub(super) fn new(dir: PathBuf, bytes_max: u64) -> DiskRoom {
+        // Small beside the whole, so that what goes at a time is little of it.
+        let bytes_max = if bytes_max < 4 * SEGMENT_BYTES_MIN { 0 } else { bytes_max };
+        let segment_bytes = (bytes_max / 16).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        DiskRoom { dir, bytes_max, segment_bytes }
+    }
+}
+
+impl Inner {
+    /// Has the disk keep what is needed, and no more. Called often, and before memory can lose much.
+    pub(super) fn weigh(&mut self, room: &DiskRoom) {
+        let needed: Vec<Option<Offset>> = self.stretches.iter().map(|stretch| self.lowest_need(stretch, room)).collect();
+        let named = self.named.as_ref().map(|(key, _)| *key);
+        for (stretch, needed_from) in self.stretches.iter_mut().zip(needed) {
+            stretch.needed_from = needed_from;
+            match (needed_from, stretch.log()) {
+                (Some(from), Some(_)) => stretch.trim_log(from),
+                (Some(_), None) if self.disk_trouble.is_none() => {
+                    let keep = named == Some(stretch.key);
+                    stretch.begin_log(&room.dir, room.segment_bytes, keep);
+                    self.is_state_stale |= keep;
+                }
+                (Some(_) | None, None) => {}
+                (None, Some(_)) => stretch.end_log(),
+            }
+        }
+        while self.disk_bytes() > room.bytes_max {
+            let largest = self.stretches.iter_mut().max_by_key(|stretch| stretch.bytes().1);
+            let Some(largest) = largest else { return };
+            largest.drop_oldest_on_disk();
+        }
+    }
+
+    /// The lowest offset of this stretch that somebody needs and memory has lost or may lose.
+    fn lowest_need(&self, stretch: &Stretch, room: &DiskRoom) -> Option<Offset> {
+        if room.bytes_max == 0 {
+            return None;
+        }
+        let of_stretch = |key: StretchKey| key == stretch.key;
+        let arrival = self.arrival.as_ref().filter(|arrival| of_stretch(arrival.key) && arrival.failed.is_none());
+        let spools = self.spool.iter().chain(&self.named).filter(|(key, _)| of_stretch(*key));
+        let datasets = spools.map(|(_, spool)| spool.dataset).chain(arrival.map(|arrival| arrival.dataset));
+        let standing = datasets.map(|dataset| dataset.0.offset);
+
+        let history = &stretch.history;
+        let memory_start = stretch.memory_start();
+        let lags = |offset: &Offset| {
+            // Memory loses nothing of a history that does not grow.
+            let is_lost = *offset < memory_start;
+            is_lost || (history.live && offset.bytes_behind(history.end) > Some(stretch.lag_bytes_max()))
+        };
+        let connected = self.sessions.values().filter_map(|session| match session.view.state {
+            SessionState::Held(_) => {
+                session.view.asked.filter(|asked| history.standing(*asked) == Standing::Covered).map(|asked| asked.offset)
+            }
+            SessionState::Seeding { .. } | SessionState::Loading { .. } | SessionState::Streaming { .. } => {
+                session.follows.filter(|(key, _)| of_stretch(*key)).map(|(_, cursor)| cursor)
+            }
+        });
+        let away = self.away.values().filter(|away| of_stretch(away.key)).map(|away| away.offset);
+        let is_kept = |offset: &Offset| offset.next_byte() >= history.oldest && *offset <= history.end;
+        standing.chain(connected.chain(away).filter(lags)).filter(is_kept).min()
+    }
+
+    /// On disk, of all streams.
+    fn disk_bytes(&self) -> u64 {
+        self.stretches.iter().map(|stretch| stretch.bytes().1).sum()
+    }
+
+    /// A replica's connection ends: what it had is remembered, so that it finds the rest when it comes back.
+    pub(super) fn remember_away(&mut self, address: &NodeAddress, now: Time) {
+        let Some(session) = self.sessions.get(address) else { return };
+        let stands_at = match session.view.state {
+            SessionState::Streaming { acked, .. } => session.follows.map(|(key, _)| (key, acked)),
+            SessionState::Held(_) => session.view.asked.and_then(|asked| {
+                let covers = |stretch: &&Stretch| stretch.history.standing(asked) == Standing::Covered;
+                self.stretches.iter().find(covers).map(|stretch| (stretch.key, asked.offset))
+            }),
+            // What it had is gone, and what it gets is not whole yet.
+            SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
+        };
+        if let Some((key, offset)) = stands_at {
+            self.away.insert(address.clone(), Away { key, offset, since: now });
+        }
+    }
+
+    /// Forgets those for whom it is of no use: they may not go on from there, or it is no longer kept.
+    pub(super) fn forget_away(&mut self, now: Time, permit: impl Fn(&NodeAddress) -> Option<Permit>, is_open: bool) {
+        let stretches = &self.stretches;
+        self.away.retain(|address, away| {
+            let oldest = stretches.iter().find(|stretch| stretch.key == away.key).map(|stretch| stretch.history.oldest);
+            let is_kept = oldest.is_some_and(|oldest| away.offset.next_byte() >= oldest);
+            is_kept
+                && match permit(address) {
+                    Some(Permit::Keep | Permit::Auto) => true,
+                    Some(Permit::Hold | Permit::Seed(_)) => false,
+                    // Nobody says that a stranger will come back.
+                    None => is_open && now.since(away.since) < STRANGER_AWAY_MAX,
+                }
+        });
+    }
+
+    /// The disk did not take it. It is left alone for a while.
+    pub(super) fn disk_failed(&mut self, key: StretchKey, reason: &str) {
+        self.disk_trouble = Some(Instant::now() + DISK_RETRY);
+        if let Some(stretch) = self.stretch_mut(key) {
+            stretch.lose_log(reason.to_owned());
+        }
+    }
+
+    /// The snapshot, if the stream behind it is no longer kept: then it leads nowhere. Taken away, with the reason where that is the disk's fault.
+    pub(super) fn take_dead_spool(&mut self) -> Option<(StretchKey, Arc<Spool>, Option<String>)> {
+        let (key, spool) = self.spool.as_ref()?;
+        let stretch = self.stretch(*key);
+        if stretch.is_some_and(|stretch| stretch.history.standing(spool.dataset.0) == Standing::Covered) {
+            return None;
+        }
+        let reason = stretch.and_then(|stretch| stretch.log_lost().map(str::to_owned));
+        self.spool.take().map(|(key, spool)| (key, spool, reason))
+    }
+
+    /// For the view.
+    pub(super) fn backlog(&self) -> BacklogView {
+        let memory_bytes = self.stretches.iter().map(|stretch| stretch.bytes().0).sum();
+        let needed = self.live().and_then(|live| live.needed_from).map(Offset::next_byte);
+        BacklogView { memory_bytes, disk_bytes: self.disk_bytes(), oldest_needed: needed }
+    }
+}
+
+const SEGMENT_BYTES_MIN: u64 = 256 << 10;
+const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// A replica that is not listed anywhere and stays away for longer is not waited for.
+const STRANGER_AWAY_MAX: Duration = Duration::from_secs(3600);
+/// A full disk is seldom emptied at once, and each attempt writes everything that is in memory.
+pub(super) const DISK_RETRY: Duration = Duration::from_secs(5);
