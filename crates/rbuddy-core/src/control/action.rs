@@ -42,6 +42,8 @@ pub enum Action {
         /// What.
         command: ServerCommand,
     },
+    /// Look once at a server that is said to be the primary; ends in exactly one `Event::Probe` of that `Node::Candidate`.
+    Look(NodeAddress),
     /// Answer an operator.
     Reply {
         /// Number of the request.
