@@ -6,8 +6,8 @@ use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, Snapshot
 use rbuddy_core::replication::psync::Permit;
 use rbuddy_core::resp::request::{RequestLimits, parse};
 use rbuddy_core::types::{NodeAddress, Offset, Position};
-use rbuddy_runtime::relay::run_alone;
-use rbuddy_runtime::settings::Credentials;
+use rbuddy_runtime::app::run_relay_alone;
+use rbuddy_runtime::settings::{Credentials, PrimaryPlace};
 use std::time::Duration;
 use support::{PATIENCE, Relay, Server, config, password};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -99,7 +99,7 @@ async fn a_relay_without_a_controller_serves_everybody() {
         let mut settings = config(&primary, &[], dir.path());
         settings.settings.listen = format!("127.0.0.1:{port}");
         let cancel = CancellationToken::new();
-        let running = tokio::spawn(run_alone(settings, cancel.clone()));
+        let running = tokio::spawn(run_relay_alone(settings, cancel.clone()));
         first.follow(port).await;
         second.follow(port).await;
         primary.fill("more:", 1000).await;
@@ -179,7 +179,7 @@ async fn refusals_and_broken_snapshots_leave_the_old_history_as_it_was() {
     let dir = tempfile::tempdir().expect("a folder");
     let replica = Server::start(&[]).await;
     let mut settings = config(&replica, &[&replica], dir.path());
-    settings.primary.address = NodeAddress::new("127.0.0.1", port);
+    settings.primary.place = PrimaryPlace::Fixed(NodeAddress::new("127.0.0.1", port));
     let (old, new) = ("a".repeat(40), "b".repeat(40));
     let position = Position::new(old.parse().expect("an id"), Offset::new(1000).expect("in range"));
     let start = Start::At { position, earlier: Vec::new() };

@@ -1,6 +1,7 @@
 //! The binary as scripts and people use it: what it writes where, and its exit codes.
 
 use rbuddy_core::control::assignment::Assignment;
+use rbuddy_core::control::primary::PrimarySource;
 use rbuddy_core::control::relay::UpstreamView;
 use rbuddy_core::control::status::{GroupStatus, Operation, Phase, PrimaryStatus, Refusal, ReplicaStatus, RoleName};
 use rbuddy_core::types::{DatasetId, Generation, NodeAddress, Time};
@@ -175,7 +176,9 @@ fn status(group: &str) -> GroupStatus {
         draining: Vec::new(),
         refusal: Some(refusal),
         primary: PrimaryStatus {
-            address: NodeAddress::new("127.0.0.1", 6379),
+            address: Some(NodeAddress::new("127.0.0.1", 6379)),
+            source: PrimarySource::Configured,
+            note: None,
             reachable: false,
             error: Some("connection refused".to_owned()),
             version: None,

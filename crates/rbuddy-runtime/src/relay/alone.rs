@@ -1,34 +1,53 @@
 //! The relay without a controller (`rbuddy relay`): it gives everybody what a primary would, and keeps a snapshot only as long as it is of use.
 
 use super::{RelayConfig, RelayError};
+use rbuddy_core::control::primary::{PrimaryAt, SentinelView};
 use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, Start};
 use rbuddy_core::replication::psync::HoldReason;
+use rbuddy_core::types::NodeAddress;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Runs a relay that serves every replica that comes, until cancelled.
-pub async fn run_alone(config: RelayConfig, cancel: CancellationToken) -> Result<(), RelayError> {
+/// Runs a relay that serves every replica that comes, until cancelled. `sentinels` is what those say that know the primary.
+pub async fn run_alone(
+    config: RelayConfig,
+    mut sentinels: watch::Receiver<SentinelView>,
+    cancel: CancellationToken,
+) -> Result<(), RelayError> {
+    let (configured, own) = (config.primary.at(), config.settings.announce.clone());
     let relay = super::bind(RelayConfig { open: true, ..config }).await?;
     let mut view = relay.view();
     let start = if view.borrow().resumable.is_some() { Start::Resume } else { Start::Fresh };
     let (orders, received) = watch::channel(RelayOrders { start: Some(start), ..RelayOrders::default() });
     let guide = async {
         loop {
-            let next = guide(&view.borrow_and_update(), &orders.borrow());
+            let mut next = guide(&view.borrow_and_update(), &orders.borrow());
+            let told = primary_said(&configured, &view.borrow(), &sentinels.borrow_and_update());
+            next.primary = told.filter(|told| *told != own).or(next.primary);
             orders.send_if_modified(|now| {
                 let modified = *now != next;
                 *now = next;
                 modified
             });
-            if view.changed().await.is_err() {
-                // The relay stops: it is awaited below.
-                return std::future::pending::<()>().await;
+            tokio::select! {
+                // Nobody watches any more, or the relay stops: it is awaited below.
+                Ok(()) = view.changed() => {}
+                Ok(()) = sentinels.changed() => {}
+                else => return std::future::pending::<()>().await,
             }
         }
     };
     tokio::select! {
         ran = relay.run(received, cancel) => ran,
         () = guide => Ok(()),
+    }
+}
+
+/// Where the primary is said to be. Sentinels that are asked know best; else what one of them tells the relay counts.
+fn primary_said(configured: &PrimaryAt, view: &RelayView, sentinels: &SentinelView) -> Option<NodeAddress> {
+    match configured {
+        PrimaryAt::Named(_) => sentinels.named.clone(),
+        PrimaryAt::Fixed(_) => view.told_to_follow.as_ref().map(|told| told.address.clone()),
     }
 }
 
@@ -58,3 +77,19 @@ fn guide(view: &RelayView, now: &RelayOrders) -> RelayOrders {
 }
 
 const STREAM_BYTES_MIN: u64 = 256 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbuddy_core::control::relay::ToldToFollow;
+
+    #[test]
+    fn sentinels_that_are_asked_are_heard_and_else_what_they_tell_the_relay() {
+        let at = |port| NodeAddress::new("10.0.0.1", port);
+        let view = RelayView { told_to_follow: Some(ToldToFollow { address: at(2), number: 1 }), ..RelayView::default() };
+        let sentinels = SentinelView { named: Some(at(3)), trouble: None };
+        assert_eq!(primary_said(&PrimaryAt::Fixed(at(1)), &view, &sentinels), Some(at(2)));
+        assert_eq!(primary_said(&PrimaryAt::Named("m".into()), &view, &sentinels), Some(at(3)));
+        assert_eq!(primary_said(&PrimaryAt::Named("m".into()), &view, &SentinelView::default()), None);
+    }
+}

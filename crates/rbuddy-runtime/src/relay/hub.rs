@@ -4,6 +4,7 @@
 
 use super::RelayConfig;
 use super::files::Spool;
+use super::link::LinkError;
 use super::stretch::{Piece, Stretch, StretchKey};
 use crate::settings::Endpoint;
 use rbuddy_core::control::relay::{RelayView, SessionEnd, SessionState, SessionView, ToldToFollow, UpstreamState, UpstreamView};
@@ -54,8 +55,8 @@ pub(super) struct Inner {
     /// Last ACK sent upstream, in the live history.
     acked: Option<(StretchKey, Offset)>,
     pub(super) upstream: UpstreamView,
-    /// Where the primary is: as configured, or where the orders say it is now.
-    pub(super) primary: NodeAddress,
+    /// Where the primary is: as configured, or where the orders say it is now. `None`: nobody has said yet.
+    pub(super) primary: Option<NodeAddress>,
     /// A Sentinel's word on that.
     pub(super) told_to_follow: Option<ToldToFollow>,
     /// The complete snapshot and its history.
@@ -113,10 +114,11 @@ impl Hub {
     pub(super) fn new(
         config: RelayConfig,
         run_id: RunId,
+        primary: Option<NodeAddress>,
         resumable: Option<(DatasetId, Position)>,
         view: watch::Receiver<RelayView>,
     ) -> Hub {
-        let inner = Inner::new(config.primary.address.clone(), config.clock.now(), resumable);
+        let inner = Inner::new(primary, config.clock.now(), resumable);
         Hub {
             config,
             run_id,
@@ -133,8 +135,9 @@ impl Hub {
     }
 
     /// Where the primary is, and how to log in there.
-    pub(super) fn primary(&self) -> Endpoint {
-        Endpoint { address: self.lock().primary.clone(), ..self.config.primary.clone() }
+    pub(super) fn primary(&self) -> Result<Endpoint, LinkError> {
+        let address = self.lock().primary.clone();
+        address.map(|address| self.config.primary.endpoint(address)).ok_or(LinkError::NoPrimary)
     }
 
     pub(super) fn now(&self) -> Time {
@@ -283,7 +286,7 @@ impl Hub {
 }
 
 impl Inner {
-    fn new(primary: NodeAddress, now: Time, resumable: Option<(DatasetId, Position)>) -> Inner {
+    fn new(primary: Option<NodeAddress>, now: Time, resumable: Option<(DatasetId, Position)>) -> Inner {
         Inner {
             stretches: Vec::new(),
             candidate: None,

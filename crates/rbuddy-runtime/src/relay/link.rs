@@ -28,6 +28,8 @@ pub(super) struct Link {
 /// Why a connection to the primary is over.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
+    #[error("nobody has said yet where the primary is")]
+    NoPrimary,
     #[error("dial {address}: {source}")]
     Dial { address: String, source: io::Error },
     #[error("no connection within {} s", DIAL_PATIENCE.as_secs())]
@@ -38,6 +40,8 @@ pub(super) enum LinkError {
     Broken(io::Error),
     #[error("the primary is at {0} now")]
     Moved(NodeAddress),
+    #[error("the name {0} leads to another server now")]
+    Renamed(String),
     #[error("no byte from the primary for {0:?}")]
     Silent(Duration),
     #[error("the primary does not take what it is sent")]
@@ -84,6 +88,11 @@ impl Link {
         };
         tune(&stream, patience).map_err(LinkError::Broken)?;
         Ok(Link { stream, buffer: BytesMut::with_capacity(READ_BYTES), patience })
+    }
+
+    /// The server at the other end.
+    pub(super) fn peer(&self) -> Option<IpAddr> {
+        self.stream.peer_addr().ok().map(|peer| peer.ip().to_canonical())
     }
 
     /// Everything up to PSYNC. One command at a time: the primary refuses PSYNC while replies are pending (protocol fact 1.3).

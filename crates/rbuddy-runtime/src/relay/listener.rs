@@ -13,6 +13,7 @@ use rbuddy_core::replication::handshake::{Answer, Handshake, Login};
 use rbuddy_core::replication::self_report::SelfReport;
 use rbuddy_core::resp::encode;
 use rbuddy_core::resp::request::{RequestLimits, parse};
+use rbuddy_core::types::NodeAddress;
 use socket2::SockRef;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -153,7 +154,8 @@ fn report(hub: &Hub) -> SelfReport {
     let upstream = &inner.upstream;
     SelfReport {
         run_id: hub.run_id,
-        primary: inner.primary.clone(),
+        // Sentinel's own words for a master that is not known.
+        primary: inner.primary.clone().unwrap_or_else(|| NodeAddress::new("?", 0)),
         is_link_up: upstream.state == UpstreamState::Streaming,
         is_sync_in_progress: upstream.state == UpstreamState::ReceivingSnapshot,
         last_io_s: upstream.last_byte_at.map(|at| now.since(at).as_secs()),

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `upstream` | the one connection to the primary |
 //! | `link` | dialling, handshake, lines: what both connections to the primary share |
+//! | `name` | a primary that DNS names |
 //! | `snapshotter` | snapshots on demand over a second connection |
 //! | `spool` | receiving a snapshot: to disk, checked, then offered |
 //! | `stream_writer`, `disk_pace` | the stream behind a snapshot, on disk; how far a burst may wait for it |
@@ -25,6 +26,7 @@ mod hub;
 mod keeper;
 mod link;
 mod listener;
+mod name;
 mod plan;
 mod ring;
 mod roster;
@@ -41,7 +43,7 @@ mod view;
 pub use alone::run_alone;
 
 use crate::clock::Clock;
-use crate::settings::{Endpoint, RelaySettings};
+use crate::settings::{Endpoint, PrimarySettings, RelaySettings};
 use files::{FileError, Spool};
 use hub::Hub;
 use listener::Door;
@@ -65,8 +67,8 @@ use upstream::Upstream;
 pub struct RelayConfig {
     /// Whose relay it is, for logs.
     pub group: GroupName,
-    /// The primary.
-    pub primary: Endpoint,
+    /// The primary. Where Sentinels know it, the orders say where it is.
+    pub primary: PrimarySettings,
     /// Its settings.
     pub settings: RelaySettings,
     /// The group's replicas: a connection is matched to one of these addresses.
@@ -124,7 +126,10 @@ pub async fn bind(config: RelayConfig) -> Result<Relay, RelayError> {
     let found = found.and_then(|found| found).map_err(|FileError { verb, path, source }| RelayError::Folder { verb, path, source })?;
     let resumable: Option<(DatasetId, Position)> = found.spool.as_ref().map(|(spool, history)| (spool.dataset, history.end_position()));
     let (publisher, view) = watch::channel(RelayView::default());
-    let hub = Arc::new(Hub::new(config, found.run_id, resumable, view));
+    // A controller remembers by itself where the primary was found.
+    let moved = found.primary.filter(|(_, configured)| config.open && *configured == config.primary.at());
+    let primary = moved.map(|(address, _)| address).or_else(|| config.primary.at().fixed().cloned());
+    let hub = Arc::new(Hub::new(config, found.run_id, primary, resumable, view));
     publisher.send_replace(view::compose(&hub.lock()));
     Ok(Relay { hub, listener, local_addr, publisher, found: found.spool })
 }

@@ -6,9 +6,10 @@
 use super::files::{FileError, Spool, StoredFile, StreamFile};
 use super::hub::Hub;
 use super::stretch::StretchKey;
+use rbuddy_core::control::primary::PrimaryAt;
 use rbuddy_core::replication::history::History;
 use rbuddy_core::replication::rdb::RdbFacts;
-use rbuddy_core::types::{DatasetId, RunId};
+use rbuddy_core::types::{DatasetId, NodeAddress, RunId};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
@@ -21,6 +22,9 @@ struct Saved {
     run_id: RunId,
     /// The machine's boot during which this was written.
     boot: String,
+    /// Where the primary was, and what was configured then.
+    #[serde(default)]
+    primary: Option<(NodeAddress, PrimaryAt)>,
     /// The live history's ids, for people who look.
     live: Option<History>,
     spool: Option<SavedSpool>,
@@ -39,6 +43,8 @@ struct SavedSpool {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) run_id: RunId,
+    /// Where the primary was, and what was configured then.
+    pub(super) primary: Option<(NodeAddress, PrimaryAt)>,
     /// A complete snapshot with its stream, and its history, which ends with the stream's last byte.
     pub(super) spool: Option<(Spool, History)>,
 }
@@ -60,11 +66,11 @@ pub(super) fn load(dir: &Path) -> Result<Found, FileError> {
                     None
                 }
             });
-            Found { run_id: saved.run_id, spool }
+            Found { run_id: saved.run_id, primary: saved.primary, spool }
         }
         Err(reason) => {
             tracing::info!(dir = %dir.display(), reason, "no state of an earlier run");
-            Found { run_id: new_run_id(), spool: None }
+            Found { run_id: new_run_id(), primary: None, spool: None }
         }
     };
     sweep(dir, found.spool.as_ref().map(|(spool, _)| spool))?;
@@ -132,7 +138,8 @@ impl Hub {
                     history,
                 })
             });
-            Saved { run_id: self.run_id, boot: boot_id(), live, spool }
+            let primary = inner.primary.clone().map(|address| (address, self.config.primary.at()));
+            Saved { run_id: self.run_id, boot: boot_id(), primary, live, spool }
         };
         let dir = self.config.dir.clone();
         let written = tokio::task::spawn_blocking(move || write(&dir, &saved)).await;

@@ -14,6 +14,7 @@ use super::disk_pace::DiskPace;
 use super::files::Spool;
 use super::hub::{Hub, history_at};
 use super::link::{Link, LinkError, Purpose};
+use super::name::unless_renamed;
 use super::spool;
 use super::stretch::StretchKey;
 use rbuddy_core::control::relay::{RelayOrders, Start, UpstreamState};
@@ -70,7 +71,7 @@ impl Upstream {
                 () = cancel.cancelled() => return,
             };
             if let LinkError::Moved(to) = ended.cause {
-                self.move_to(to);
+                self.move_to(to).await;
                 continue;
             }
             let was = self.hub.lock().upstream.state;
@@ -79,31 +80,35 @@ impl Upstream {
             self.tell(was, ended.cause.to_string(), wait);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                to = primary_moved(&self.hub, self.orders.clone()) => self.move_to(to),
+                to = primary_moved(&self.hub, self.orders.clone()) => self.move_to(to).await,
                 () = cancel.cancelled() => return,
             }
         }
     }
 
-    /// The primary is elsewhere now. The old connection, if any, is closed.
-    fn move_to(&mut self, to: NodeAddress) {
-        info!(group = %self.hub.config.group, from = %self.hub.primary().address, %to, "following the primary to another address");
-        self.hub.update(|inner| inner.primary = to);
+    /// The primary is elsewhere now. The old connection, if any, is closed. On disk before it is dialled.
+    async fn move_to(&mut self, to: NodeAddress) {
+        let from = self.hub.update(|inner| inner.primary.replace(to.clone()));
+        info!(group = %self.hub.config.group, from = from.map(tracing::field::display), %to, "following the primary to another address");
+        if let Err(error) = self.hub.save().await {
+            warn!(group = %self.hub.config.group, %error, "state of the relay not written");
+        }
         self.quick.reset();
         self.slow.reset();
     }
 
     /// An end is news once: a primary that stays away is not told of at every attempt.
     fn tell(&self, was: UpstreamState, error: String, wait: Duration) {
-        let (group, primary, retry_ms) = (&self.hub.config.group, self.hub.primary().address, wait.as_millis());
+        let (group, retry_ms) = (&self.hub.config.group, wait.as_millis());
+        let primary = self.hub.lock().primary.clone().map(tracing::field::display);
         let is_known = self.hub.lock().upstream.last_error.as_ref() == Some(&error);
         match was {
             UpstreamState::Streaming | UpstreamState::ReceivingSnapshot => {
-                warn!(%group, %primary, ?was, %error, retry_ms, "upstream link lost")
+                warn!(%group, primary, ?was, %error, retry_ms, "upstream link lost")
             }
-            _ if is_known => debug!(%group, %primary, ?was, %error, retry_ms, "primary still not reached"),
+            _ if is_known => debug!(%group, primary, ?was, %error, retry_ms, "primary still not reached"),
             UpstreamState::Idle | UpstreamState::Connecting | UpstreamState::Handshake => {
-                warn!(%group, %primary, ?was, %error, retry_ms, "primary not reached");
+                warn!(%group, primary, ?was, %error, retry_ms, "primary not reached");
             }
         }
         self.hub.update(|inner| inner.upstream.last_error = Some(error));
@@ -130,7 +135,12 @@ impl Upstream {
         self.quick.reset();
         self.slow.reset();
         self.hub.upstream(UpstreamState::Streaming);
-        match unless_moved(primary_moved(&hub, self.orders.clone()), self.read_on(&mut link, key)).await {
+        let (moved, peer, primary) = (primary_moved(&hub, self.orders.clone()), link.peer(), hub.primary());
+        let reading = async {
+            let primary = primary?;
+            unless_renamed(&primary.address, peer, self.read_on(&mut link, key)).await
+        };
+        match unless_moved(moved, reading).await {
             Ok(never) => match never {},
             Err(cause) => Ended { cause, in_snapshot: false },
         }
@@ -138,7 +148,7 @@ impl Upstream {
 
     /// Up to the answer to PSYNC, which names the end of the history that may go on; without one it asks for everything.
     async fn ask(&mut self) -> Result<(Link, PsyncAnswer, Option<(StretchKey, Position)>), LinkError> {
-        let primary = self.hub.primary();
+        let primary = self.hub.primary()?;
         let mut link = Link::dial(&primary.address, self.hub.config.settings.upstream_timeout).await?;
         self.hub.upstream(UpstreamState::Handshake);
         let version = self.hub.version_to_announce();
@@ -297,8 +307,8 @@ async fn begin(hub: &Arc<Hub>, start: Start, found: Option<(Spool, History)>) {
 
 /// Ready when the orders name another address than the one that is followed.
 async fn primary_moved(hub: &Hub, mut orders: watch::Receiver<RelayOrders>) -> NodeAddress {
-    let current = hub.primary().address;
-    let moved = |orders: &RelayOrders| orders.primary.clone().filter(|primary| *primary != current);
+    let current = hub.lock().primary.clone();
+    let moved = |orders: &RelayOrders| orders.primary.clone().filter(|primary| Some(primary) != current.as_ref());
     loop {
         if let Some(to) = moved(&orders.borrow_and_update()) {
             return to;
