@@ -64,6 +64,11 @@ impl Upstream {
         };
         let Some(start) = start else { return };
         begin(&self.hub, start, found).await;
+        // What the orders say already counts for the first dial.
+        let ordered = ordered_elsewhere(&self.hub, &self.orders.borrow());
+        if let Some(to) = ordered {
+            self.move_to(to).await;
+        }
         loop {
             self.hub.upstream(UpstreamState::Connecting);
             let ended = tokio::select! {
@@ -305,12 +310,15 @@ async fn begin(hub: &Arc<Hub>, start: Start, found: Option<(Spool, History)>) {
     }
 }
 
+fn ordered_elsewhere(hub: &Hub, orders: &RelayOrders) -> Option<NodeAddress> {
+    let current = hub.lock().primary.clone();
+    orders.primary.clone().filter(|primary| Some(primary) != current.as_ref())
+}
+
 /// Ready when the orders name another address than the one that is followed.
 async fn primary_moved(hub: &Hub, mut orders: watch::Receiver<RelayOrders>) -> NodeAddress {
-    let current = hub.lock().primary.clone();
-    let moved = |orders: &RelayOrders| orders.primary.clone().filter(|primary| Some(primary) != current.as_ref());
     loop {
-        if let Some(to) = moved(&orders.borrow_and_update()) {
+        if let Some(to) = ordered_elsewhere(hub, &orders.borrow_and_update()) {
             return to;
         }
         if orders.changed().await.is_err() {
