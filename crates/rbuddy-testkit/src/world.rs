@@ -132,16 +132,17 @@ impl World {
             follow(&server, primary.port()).await;
             heir = Some(server);
         }
-        let mut sentinels = Vec::new();
-        for number in 1..=options.sentinels {
-            let (place, quorum) = (folder.path().join(format!("sentinel-{number}")), options.sentinels / 2 + 1);
-            sentinels.push(expect(Sentinel::start(primary_binary, place, primary.port(), quorum).await));
-        }
         let mut replicas = Vec::new();
         for (number, (binary, server)) in options.replicas.iter().enumerate() {
             let others = if number == 0 { Others::TheDataset } else { options.others };
             let place = folder.path().join(format!("replica-{}", number + 1));
             replicas.push(start_replica(binary.as_ref().unwrap_or(&default), place, server.clone(), others, &link).await);
+        }
+        // Now, so that they see the replicas where those are on the first day.
+        let mut sentinels = Vec::new();
+        for number in 1..=options.sentinels {
+            let (place, quorum) = (folder.path().join(format!("sentinel-{number}")), options.sentinels / 2 + 1);
+            sentinels.push(expect(Sentinel::start(primary_binary, place, primary.port(), quorum).await));
         }
         let webhook = expect(WebhookReceiver::start());
         let ports: Vec<Port> = (0..3).map(|_| expect(Port::reserve())).collect();

@@ -3,7 +3,7 @@
 #![allow(missing_docs, reason = "a test")]
 
 use rbuddy_core::control::primary::PrimarySource;
-use rbuddy_core::control::status::{GroupStatus, Phase};
+use rbuddy_core::control::status::{GroupStatus, Phase, RoleName};
 use rbuddy_lab::{Server, wait_until};
 use rbuddy_testkit::{AllReaders, FAILOVER_WITHIN, SOON, World, WorldOptions, cli};
 
@@ -106,4 +106,41 @@ async fn an_operator_leads_to_the_new_primary_after_a_planned_failover() {
     // The former primary is a replica of the heir now, without a full resync as well.
     assert_eq!(heir(&world).full_resyncs().await.expect("info"), 0, "full resyncs of the new primary");
     world.logged_no_error();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_ours_that_sentinel_promotes_is_the_primary_and_left_alone() {
+    // Nobody told the Sentinel to forget the active, which it has seen behind the primary.
+    let mut world = World::start(WorldOptions { sentinels: 1, ..WorldOptions::of(20_000) }).await;
+    let (sentinel, before) = (&world.sentinels[0], world.status().await);
+    let promoted = before.active[0].clone();
+    let known = wait_until("the Sentinel to know the active", SOON, async || match sentinel.replicas().await {
+        Ok(0) => Err("nobody".to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    });
+    known.await.expect("it looks around");
+    let readers = AllReaders::start(&world).await;
+    readers.go_on(500, SOON).await;
+    world.primary.kill().await.expect("kill the primary");
+    let is_left = |status: &GroupStatus| {
+        let shown = status.replicas.iter().find(|replica| replica.address == promoted);
+        let is_primary = status.primary.address.as_ref() == Some(&promoted) && shown.is_some_and(|shown| shown.role == RoleName::Refused);
+        is_primary && status.active.len() == 1 && status.active[0] != promoted && status.phase == Phase::Normal
+    };
+    world.rbuddy.wait_for("the other replica to serve", FAILOVER_WITHIN, is_left).await;
+    readers.got_nothing_wrong_through_the_endpoint().await;
+    world.rbuddy.kill().await;
+    world.rbuddy.launch().await;
+    let status = world.rbuddy.wait_for("the same after a restart", FAILOVER_WITHIN, is_left).await;
+    let primary = world.server(&promoted);
+    assert_eq!(primary.keys().await.expect("keys"), 20_000);
+    let info = primary.info("replication").await.expect("info");
+    assert_eq!(info.get("role").map(String::as_str), Some("master"), "nobody told it otherwise");
+    primary.command(&["SET", "after", "the move"]).await.expect("it takes writes");
+    let arrived = wait_until("the write to arrive", SOON, async || {
+        let found = world.server(&status.active[0]).command(&["GET", "after"]).await.map_err(|error| error.to_string())?;
+        if found.text().is_some() { Ok(()) } else { Err("not there".to_owned()) }
+    });
+    arrived.await.expect("it arrives");
 }

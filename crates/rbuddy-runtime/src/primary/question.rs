@@ -5,6 +5,7 @@ use crate::admin::{AdminConnection, AdminError, text};
 use crate::settings::Endpoint;
 use rbuddy_core::types::NodeAddress;
 use redis::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -23,30 +24,22 @@ pub enum Answer {
 }
 
 /// Asks all of them side by side; their answers in the same order, and the further Sentinels that they know.
-pub(super) async fn ask_all(sentinels: &[Endpoint], name: &str, timeout: Duration) -> (Vec<Said>, Vec<NodeAddress>) {
+pub(super) async fn ask_all(sentinels: &[Endpoint], name: &str, timeout: Duration) -> (Vec<Said>, BTreeSet<NodeAddress>) {
     let mut asking = JoinSet::new();
     for (at, sentinel) in sentinels.iter().enumerate() {
         let (sentinel, name) = (sentinel.clone(), name.to_owned());
-        asking.spawn(async move { (at, ask(&sentinel, &name, timeout).await) });
+        asking.spawn(async move { (at, ask(&sentinel, &name, timeout).await, sentinel.address) });
     }
-    let mut answers: Vec<Option<Result<(Answer, Vec<NodeAddress>), String>>> = sentinels.iter().map(|_| None).collect();
+    let (mut said, mut further) = (BTreeMap::new(), BTreeSet::new());
     while let Some(asked) = asking.join_next().await {
-        if let Ok((at, answer)) = asked {
-            answers[at] = Some(answer.map_err(|error| error.to_string()));
-        }
-    }
-    let mut further: Vec<NodeAddress> = Vec::new();
-    let said = sentinels.iter().zip(answers).map(|(sentinel, answer)| {
-        let answer = answer.unwrap_or_else(|| Err("asking it failed".to_owned())).map(|(answer, others)| {
+        let (at, answer, sentinel) = asked.expect("asking neither panics nor is cancelled");
+        let answer = answer.map_err(|error| error.to_string()).map(|(answer, others)| {
             further.extend(others);
             answer
         });
-        Said { sentinel: sentinel.address.clone(), answer }
-    });
-    let said = said.collect();
-    further.sort();
-    further.dedup();
-    (said, further)
+        said.insert(at, Said { sentinel, answer });
+    }
+    (said.into_values().collect(), further)
 }
 
 async fn ask(sentinel: &Endpoint, name: &str, timeout: Duration) -> Result<(Answer, Vec<NodeAddress>), AdminError> {

@@ -7,6 +7,7 @@ use crate::settings::{Endpoint, PrimarySettings, SentinelSettings};
 use rbuddy_core::control::primary::SentinelView;
 use rbuddy_core::info::Role;
 use rbuddy_core::types::{GroupName, NodeAddress};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -89,7 +90,7 @@ impl Watcher {
         }
     }
 
-    fn remember(&mut self, others: Vec<NodeAddress>) {
+    fn remember(&mut self, others: BTreeSet<NodeAddress>) {
         let Some(login) = self.sentinels.sentinels.first() else { return };
         for address in others {
             let is_known = self.sentinels.sentinels.iter().chain(&self.further).any(|known| known.address == address);
