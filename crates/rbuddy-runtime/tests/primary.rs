@@ -6,11 +6,12 @@ use rbuddy_core::control::primary::SentinelView;
 use rbuddy_core::types::NodeAddress;
 use rbuddy_lab::sentinel::NAME;
 use rbuddy_lab::{Binary, Port, Sentinel, Server, ServerOptions, wait_until};
+use rbuddy_runtime::admin::{AdminConnection, text};
 use rbuddy_runtime::app::run_relay_alone;
 use rbuddy_runtime::clock::Clock;
 use rbuddy_runtime::primary::watch;
 use rbuddy_runtime::relay::RelayConfig;
-use rbuddy_runtime::settings::{Endpoint, PrimaryPlace, PrimarySettings, RelaySettings, SentinelSettings};
+use rbuddy_runtime::settings::{Endpoint, PrimaryPlace, PrimarySettings, RelaySettings, Secret, SentinelSettings};
 use std::time::Duration;
 use tokio::sync::watch as state;
 use tokio_util::sync::CancellationToken;
@@ -144,6 +145,32 @@ async fn silence_and_an_unknown_name_are_told_as_such() {
     let mut unknown = Watched::start(settings);
     let view = unknown.until("in trouble", |view| view.trouble.is_some()).await;
     assert!(view.trouble.expect("there is").contains("watches no primary of that name"));
+}
+
+#[tokio::test]
+async fn sentinels_with_a_password_are_asked_and_listened_to() {
+    let world = World::start(1).await;
+    world.sentinels[0].command(&["ACL", "SETUSER", "default", ">pw"]).await.expect("it obeys");
+    let mut settings = world.settings(&world.ports());
+    let login = |settings: &mut PrimarySettings, password: &str| {
+        let PrimaryPlace::Sentinels(sentinels) = &mut settings.place else { panic!("named by Sentinels") };
+        sentinels.sentinels[0].password = Some(Secret::new(password));
+        sentinels.sentinels[0].clone()
+    };
+    login(&mut settings, "wrong");
+    let mut denied = Watched::start(settings.clone());
+    let view = denied.until("in trouble", |view| view.trouble.is_some()).await;
+    assert!(view.trouble.expect("there is").contains("denies"));
+    let endpoint = login(&mut settings, "pw");
+    let mut watched = Watched::start(settings);
+    watched.names(&world.primary).await;
+    let asking = AdminConnection::open(&endpoint, SOON).await.expect("it lets us in");
+    let listening = wait_until("the subscription", SOON, async || {
+        let clients = asking.command(&["CLIENT", "LIST"]).await.map_err(|error| error.to_string())?;
+        let clients = text(&clients).unwrap_or_default();
+        if clients.contains(" sub=1 ") { Ok(()) } else { Err(clients) }
+    });
+    listening.await.expect("it listens");
 }
 
 /// A key that is written there arrives at the replica.

@@ -225,6 +225,10 @@ async fn orders_reach_the_only_group_or_the_one_that_is_named() {
     assert_eq!((code, stdout.as_str()), (0, "switching\n"), "{stderr}");
     let replica = NodeAddress::new("127.0.0.1", 6381);
     assert_eq!(one.orders.recv().await, Some(("main".to_owned(), Operation::Adopt { replica })));
+    assert_eq!(rbuddy(&["set-primary", "10.0.0.2:6379", "--api", &one.url]).await.0, 0);
+    let address = NodeAddress::new("10.0.0.2", 6379);
+    assert_eq!(one.orders.recv().await, Some(("main".to_owned(), Operation::SetPrimary { address })));
+    assert_eq!(rbuddy(&["set-primary", "nowhere", "--api", &one.url]).await.0, 2);
 
     let mut two = running(&["a", "b"], None, Ok("switching")).await;
     let (code, _, stderr) = rbuddy(&["failover", "--api", &two.url]).await;
