@@ -94,11 +94,11 @@ impl AdminConnection {
         Ok(connection)
     }
 
-    /// Connects, logs in and listens to a channel (6.0 and newer). `heard` gets each message, and `None` when the connection is lost.
+    /// Connects, logs in and listens to channels (6.0 and newer). `heard` gets each message, and `None` when the connection is lost.
     pub async fn subscribe(
         endpoint: &Endpoint,
         timeout: Duration,
-        channel: &str,
+        channels: &[&str],
         heard: impl Fn(Option<&str>) + Send + Sync + 'static,
     ) -> Result<AdminConnection, AdminError> {
         // Messages arrive beside answers in RESP3 only, and HELLO takes the login along.
@@ -118,7 +118,7 @@ impl AdminConnection {
         });
         let connection = AdminConnection::connect(endpoint, timeout, login, config).await?;
         let mut subscriber = connection.connection.clone();
-        match tokio::time::timeout(timeout, subscriber.subscribe(channel)).await {
+        match tokio::time::timeout(timeout, subscriber.subscribe(channels)).await {
             Ok(Ok(())) => Ok(connection),
             Ok(Err(error)) => Err(connection.lost(&error)),
             Err(_) => Err(AdminError::Timeout { address: connection.address.clone(), waited: timeout }),

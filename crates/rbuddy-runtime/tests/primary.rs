@@ -168,7 +168,7 @@ async fn sentinels_with_a_password_are_asked_and_listened_to() {
     let listening = wait_until("the subscription", SOON, async || {
         let clients = asking.command(&["CLIENT", "LIST"]).await.map_err(|error| error.to_string())?;
         let clients = text(&clients).unwrap_or_default();
-        if clients.contains(" sub=1 ") { Ok(()) } else { Err(clients) }
+        if clients.contains(" sub=2 ") { Ok(()) } else { Err(clients) }
     });
     listening.await.expect("it listens");
 }

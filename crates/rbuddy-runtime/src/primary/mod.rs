@@ -7,7 +7,7 @@
 //! | [`verdict`] | whom to believe when they differ; pure |
 //!
 //! Promises: what is published was seen to call itself a master; a Sentinel that is cut off from the others does not lead back to a former primary;
-//! the Sentinels are asked every few seconds and at once after `+switch-master`, whether one of them is away or not. Not here: what is made of
+//! the Sentinels are asked every few seconds and at once when one tells of a failover, whether one of them is away or not. Not here: what is made of
 //! it (the controller's, or the relay's own where it runs alone).
 
 mod question;

@@ -116,7 +116,7 @@ impl Watcher {
             self.next_ear = self.next_ear.wrapping_add(1);
             match self.listen(sentinel).await {
                 Ok(ear) => {
-                    debug!(group = %self.group, sentinel = %sentinel.address, "listening for +switch-master");
+                    debug!(group = %self.group, sentinel = %sentinel.address, "listening for failovers");
                     self.ear = Some(ear);
                     return;
                 }
@@ -127,17 +127,17 @@ impl Watcher {
 
     async fn listen(&self, sentinel: &Endpoint) -> Result<Ear, crate::admin::AdminError> {
         let (hurry, is_lost) = (Arc::clone(&self.hurry), Arc::new(AtomicBool::new(false)));
-        let (ours, lost) = (format!("{} ", self.sentinels.name), Arc::clone(&is_lost));
-        // `+switch-master`: name, old host, old port, new host, new port. It only tells when to ask; the answers count.
+        let (ours, lost) = (self.sentinels.name.clone(), Arc::clone(&is_lost));
+        // Messages only tell when to ask; the answers count. A name that another one's message happens to hold costs one question.
         let heard = move |message: Option<&str>| match message {
-            Some(message) if !message.starts_with(&ours) => {}
+            Some(message) if message.split(' ').all(|word| word != ours) => {}
             Some(_) => hurry.notify_one(),
             None => {
                 lost.store(true, Ordering::Release);
                 hurry.notify_one();
             }
         };
-        let connection = AdminConnection::subscribe(sentinel, ANSWER_WITHIN, "+switch-master", heard).await?;
+        let connection = AdminConnection::subscribe(sentinel, ANSWER_WITHIN, &NEWS, heard).await?;
         Ok(Ear { connection, is_lost })
     }
 
@@ -160,6 +160,9 @@ impl Watcher {
     }
 }
 
+/// The Sentinel that leads a failover names the promoted server from the second of these on. The first comes when all replicas follow that, or
+/// after `failover-timeout`, which is minutes by default; other Sentinels have the first only.
+const NEWS: [&str; 2] = ["+switch-master", "+failover-state-reconf-slaves"];
 /// For each answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Between two questions when nothing happens: a failover is heard of, this is for what the ear missed.
