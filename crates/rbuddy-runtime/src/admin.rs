@@ -8,7 +8,7 @@ use crate::settings::Endpoint;
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::types::NodeAddress;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisError, Value};
+use redis::{AsyncConnectionConfig, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, Value};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -87,6 +87,50 @@ impl AdminError {
 impl AdminConnection {
     /// Connects and logs in; `timeout` is also the deadline of each later call.
     pub async fn open(endpoint: &Endpoint, timeout: Duration) -> Result<AdminConnection, AdminError> {
+        // RESP2 and no CLIENT SETINFO: the library then sends nothing of its own, which also old servers and strict ACLs bear.
+        let nothing_of_its_own = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
+        let connection = AdminConnection::connect(endpoint, timeout, nothing_of_its_own, AsyncConnectionConfig::new()).await?;
+        connection.log_in(endpoint).await?;
+        Ok(connection)
+    }
+
+    /// Connects, logs in and listens to channels (6.0 and newer). `heard` gets each message, and `None` when the connection is lost.
+    pub async fn subscribe(
+        endpoint: &Endpoint,
+        timeout: Duration,
+        channels: &[&str],
+        heard: impl Fn(Option<&str>) + Send + Sync + 'static,
+    ) -> Result<AdminConnection, AdminError> {
+        // Messages arrive beside answers in RESP3 only, and HELLO takes the login along.
+        let mut login = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+        if let Some(password) = &endpoint.password {
+            login = login.set_username(endpoint.user.as_deref().unwrap_or("default")).set_password(password.expose());
+        }
+        let config = AsyncConnectionConfig::new().set_push_sender(move |push: PushInfo| {
+            if push.kind == PushKind::Disconnection {
+                heard(None);
+            } else if push.kind == PushKind::Message
+                && let Some(message) = push.data.last().and_then(text)
+            {
+                heard(Some(&message));
+            }
+            Ok::<(), redis::aio::SendError>(())
+        });
+        let connection = AdminConnection::connect(endpoint, timeout, login, config).await?;
+        let mut subscriber = connection.connection.clone();
+        match tokio::time::timeout(timeout, subscriber.subscribe(channels)).await {
+            Ok(Ok(())) => Ok(connection),
+            Ok(Err(error)) => Err(connection.lost(&error)),
+            Err(_) => Err(AdminError::Timeout { address: connection.address.clone(), waited: timeout }),
+        }
+    }
+
+    async fn connect(
+        endpoint: &Endpoint,
+        timeout: Duration,
+        login: RedisConnectionInfo,
+        config: AsyncConnectionConfig,
+    ) -> Result<AdminConnection, AdminError> {
         let address = endpoint.address.clone();
         let unreachable = |reason: String| AdminError::Unreachable { address: address.clone(), reason };
         let dialled = tokio::time::timeout(timeout, TcpStream::connect((address.host.as_str(), address.port))).await;
@@ -99,16 +143,13 @@ impl AdminConnection {
         // When we give up on a connection, or die, what the kernel has not delivered yet must die with it: an order that arrives minutes later
         // could empty a replica that serves by then.
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).map_err(|error| unreachable(error.to_string()))?;
-        // RESP2 and no CLIENT SETINFO: the library then sends nothing of its own, which also old servers and strict ACLs bear.
-        let nothing_of_its_own = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         // Deadlines are ours: the library's default of half a second would cut an order short.
-        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let connecting = MultiplexedConnection::new_with_config(&nothing_of_its_own, stream, config);
-        let (connection, driver) = connecting.await.map_err(|error| unreachable(error.to_string()))?;
+        let config = config.set_connection_timeout(None).set_response_timeout(None);
+        let connecting = tokio::time::timeout(timeout, MultiplexedConnection::new_with_config(&login, stream, config)).await;
+        let connecting = connecting.map_err(|_| AdminError::Timeout { address: address.clone(), waited: timeout })?;
+        let (connection, driver) = connecting.map_err(|error| unreachable(error.to_string()))?;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-        let connection = AdminConnection { address, connection, timeout, _driver: driver };
-        connection.log_in(endpoint).await?;
-        Ok(connection)
+        Ok(AdminConnection { address, connection, timeout, _driver: driver })
     }
 
     /// The server.

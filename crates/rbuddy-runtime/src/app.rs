@@ -8,14 +8,16 @@ use crate::api::{self, Api, ApiConfig};
 use crate::clock::Clock;
 use crate::control::{Driver, DriverConfig, Faces, StateDirLock, StateError, StateFile, state_folder};
 use crate::handle::GroupHandle;
+use crate::primary;
 use crate::reader::{self, Reader, ReaderConfig, ReaderError};
 use crate::relay::{self, Relay, RelayConfig, RelayError};
-use crate::settings::{GroupSettings, NotifySettings, Settings};
+use crate::settings::{GroupSettings, NotifySettings, PrimarySettings, Settings};
 use crate::webhook;
+use rbuddy_core::control::primary::SentinelView;
 use rbuddy_core::types::GroupName;
 use std::path::Path;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -76,6 +78,19 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ap
     stages.run(cancel).await
 }
 
+/// Runs a relay without a controller until cancelled. The primary may be one that Sentinels name.
+pub async fn run_relay_alone(config: RelayConfig, cancel: CancellationToken) -> Result<(), RelayError> {
+    let (said, sentinels) = watch::channel(SentinelView::default());
+    let watch_token = cancel.child_token();
+    let watching = primary::watch(config.group.clone(), config.primary.clone(), said, watch_token.clone());
+    let running = async {
+        let ran = relay::run_alone(config, sentinels, cancel).await;
+        watch_token.cancel();
+        ran
+    };
+    tokio::join!(running, watching).0
+}
+
 /// A group whose listeners are bound and whose state is read.
 struct Group {
     name: GroupName,
@@ -84,6 +99,8 @@ struct Group {
     driver: Driver,
     faces: Faces,
     handle: GroupHandle,
+    primary: PrimarySettings,
+    sentinels: watch::Sender<SentinelView>,
     notify: Vec<NotifySettings>,
     delivered: mpsc::Sender<webhook::Delivered>,
 }
@@ -112,8 +129,10 @@ impl Group {
         };
         let operations = mpsc::channel(OPERATIONS);
         let delivered = mpsc::channel(DELIVERED);
-        let notify = settings.notify.clone();
-        let config = DriverConfig { settings, file, clock, relay: relay.view(), operations: operations.1, delivered: delivered.1 };
+        let (notify, primary) = (settings.notify.clone(), settings.primary.clone());
+        let (said, sentinels) = watch::channel(SentinelView::default());
+        let config =
+            DriverConfig { settings, file, clock, relay: relay.view(), sentinels, operations: operations.1, delivered: delivered.1 };
         let (driver, faces) = Driver::new(config)?;
         let handle = GroupHandle {
             name: name.clone(),
@@ -121,11 +140,11 @@ impl Group {
             assignment: faces.assignment.clone(),
             operations: operations.0,
         };
-        Ok(Group { name, relay, reader, driver, faces, handle, notify, delivered: delivered.0 })
+        Ok(Group { name, relay, reader, driver, faces, handle, primary, sentinels: said, notify, delivered: delivered.0 })
     }
 
     fn spawn(self, stages: &mut Stages) {
-        let Group { name, relay, reader, driver, faces, handle: _, notify, delivered } = self;
+        let Group { name, relay, reader, driver, faces, handle: _, primary, sentinels, notify, delivered } = self;
         if let Some(reader) = reader {
             let (token, group, assignment) = (stages.front_token.clone(), name.clone(), faces.assignment.clone());
             stages.front.spawn(async move {
@@ -133,6 +152,11 @@ impl Group {
                 (format!("reader endpoint of {group}"), result.map_err(|source| AppError::Reader { group, source }))
             });
         }
+        let (token, group) = (stages.middle_token.clone(), name.clone());
+        stages.middle.spawn(async move {
+            primary::watch(group.clone(), primary, sentinels, token).await;
+            (format!("watch on the primary of {group}"), Ok(()))
+        });
         let token = stages.middle_token.clone();
         let (group, outbox) = (name.clone(), faces.outbox.clone());
         if !notify.is_empty() {

@@ -9,6 +9,7 @@
 //! | [`handle`] | what the parts know of a running group |
 //! | [`admin`] | one connection to a server, for questions and orders |
 //! | [`check`] | proves before the start what `run` will need |
+//! | [`primary`] | asks Sentinels where the primary is |
 //! | [`webhook`] | delivery of notifications |
 //! | [`control`] | drives core's controller: probes, commands to servers, the state file |
 //! | [`app`] | joins them by channels that carry core types |
@@ -24,6 +25,7 @@ pub mod check;
 pub mod clock;
 pub mod control;
 pub mod handle;
+pub mod primary;
 pub mod reader;
 pub mod relay;
 pub mod settings;

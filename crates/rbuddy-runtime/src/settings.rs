@@ -1,6 +1,7 @@
 //! The configuration as the runtime needs it: parsed, checked, every default filled in. Reading TOML and explaining
 //! mistakes is the binary's business.
 
+use rbuddy_core::control::primary::PrimaryAt;
 use rbuddy_core::control::relay::AckPolicy;
 use rbuddy_core::control::settings::GroupPolicy;
 use rbuddy_core::types::NodeAddress;
@@ -33,8 +34,8 @@ pub struct ApiSettings {
 pub struct GroupSettings {
     /// What the controller needs to know.
     pub policy: GroupPolicy,
-    /// The primary.
-    pub primary: Endpoint,
+    /// The primary; `policy.primary` is its [`PrimarySettings::at`].
+    pub primary: PrimarySettings,
     /// The replicas, in the order of `policy.replicas`.
     pub replicas: Vec<Endpoint>,
     /// The relay.
@@ -51,6 +52,64 @@ impl GroupSettings {
     pub fn relay_credentials(&self) -> Option<Credentials> {
         let of_primary = || Some(Credentials { user: self.primary.user.clone(), password: self.primary.password.clone()? });
         self.relay.auth.clone().or_else(of_primary)
+    }
+}
+
+/// The primary: how it is found, and how to log in there, wherever it is.
+#[derive(Debug, Clone)]
+pub struct PrimarySettings {
+    /// How it is found.
+    pub place: PrimaryPlace,
+    /// ACL user; `None` is the default user.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Option<Secret>,
+}
+
+/// How the primary is found.
+#[derive(Debug, Clone)]
+pub enum PrimaryPlace {
+    /// It is here.
+    Fixed(NodeAddress),
+    /// Sentinels are asked.
+    Sentinels(SentinelSettings),
+}
+
+/// Sentinels, and whom to ask them for.
+#[derive(Debug, Clone)]
+pub struct SentinelSettings {
+    /// The name by which they know the primary.
+    pub name: String,
+    /// At least one, with the login that Sentinels want, which is not the primary's.
+    pub sentinels: Vec<Endpoint>,
+}
+
+impl PrimarySettings {
+    /// What the controller needs to know of it.
+    pub fn at(&self) -> PrimaryAt {
+        match &self.place {
+            PrimaryPlace::Fixed(address) => PrimaryAt::Fixed(address.clone()),
+            PrimaryPlace::Sentinels(sentinels) => PrimaryAt::Named(sentinels.name.clone()),
+        }
+    }
+
+    /// The Sentinels, where they are asked.
+    pub fn sentinels(&self) -> Option<&SentinelSettings> {
+        match &self.place {
+            PrimaryPlace::Fixed(_) => None,
+            PrimaryPlace::Sentinels(sentinels) => Some(sentinels),
+        }
+    }
+
+    /// The primary, if it is at this address.
+    pub fn endpoint(&self, address: NodeAddress) -> Endpoint {
+        Endpoint { address, user: self.user.clone(), password: self.password.clone() }
+    }
+}
+
+impl From<Endpoint> for PrimarySettings {
+    fn from(Endpoint { address, user, password }: Endpoint) -> PrimarySettings {
+        PrimarySettings { place: PrimaryPlace::Fixed(address), user, password }
     }
 }
 

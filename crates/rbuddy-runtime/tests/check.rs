@@ -3,6 +3,7 @@
 mod common;
 
 use common::Server;
+use rbuddy_core::control::primary::PrimaryAt;
 use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::types::NodeAddress;
 use rbuddy_runtime::admin::{AdminConnection, text};
@@ -13,7 +14,7 @@ use std::time::Duration;
 fn settings(primary: &Endpoint, replicas: &[Endpoint]) -> Settings {
     let policy = GroupPolicy {
         group: "main".parse().expect("a name"),
-        primary: primary.address.clone(),
+        primary: PrimaryAt::Fixed(primary.address.clone()),
         replicas: replicas.iter().map(|replica| replica.address.clone()).collect(),
         actives: 1,
         relay: NodeAddress::new("127.0.0.1", 1),
@@ -27,7 +28,8 @@ fn settings(primary: &Endpoint, replicas: &[Endpoint]) -> Settings {
         notify: Vec::new(),
     };
     let relay = RelaySettings::listening("127.0.0.1:1", policy.relay.clone());
-    let group = GroupSettings { policy, primary: primary.clone(), replicas: replicas.to_vec(), relay, reader: None, notify: Vec::new() };
+    let group =
+        GroupSettings { policy, primary: primary.clone().into(), replicas: replicas.to_vec(), relay, reader: None, notify: Vec::new() };
     Settings { state_dir: "/nonexistent".into(), api: ApiSettings { listen: "127.0.0.1:0".to_owned(), token: None }, groups: vec![group] }
 }
 

@@ -294,7 +294,7 @@ async fn a_relay_that_dials_itself_says_so() {
     let mut settings = RelayConfig { open: true, ..config(&primary, &[], dir.path()) };
     let own = NodeAddress::new("127.0.0.1", port);
     (settings.settings.listen, settings.settings.announce) = (own.to_string(), own.clone());
-    settings.primary = Endpoint { address: own, user: None, password: None };
+    settings.primary = Endpoint { address: own, user: None, password: None }.into();
     let mut relay = Relay::start(settings, RelayOrders { start: Some(Start::Fresh), ..RelayOrders::default() }).await;
     let is_said = |error: &String| error.contains("the relay follows itself");
     let view = relay.until("said", |view| view.upstream.last_error.as_ref().is_some_and(is_said)).await;

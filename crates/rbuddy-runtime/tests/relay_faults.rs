@@ -6,10 +6,10 @@ use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, Snapshot
 use rbuddy_core::replication::psync::Permit;
 use rbuddy_core::resp::request::{RequestLimits, parse};
 use rbuddy_core::types::{NodeAddress, Offset, Position};
-use rbuddy_runtime::relay::run_alone;
-use rbuddy_runtime::settings::Credentials;
+use rbuddy_runtime::app::run_relay_alone;
+use rbuddy_runtime::settings::{Credentials, PrimaryPlace};
 use std::time::Duration;
-use support::{PATIENCE, Relay, Server, config, password};
+use support::{PATIENCE, Relay, Server, config, eventually, password};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -99,7 +99,7 @@ async fn a_relay_without_a_controller_serves_everybody() {
         let mut settings = config(&primary, &[], dir.path());
         settings.settings.listen = format!("127.0.0.1:{port}");
         let cancel = CancellationToken::new();
-        let running = tokio::spawn(run_alone(settings, cancel.clone()));
+        let running = tokio::spawn(run_relay_alone(settings, cancel.clone()));
         first.follow(port).await;
         second.follow(port).await;
         primary.fill("more:", 1000).await;
@@ -180,7 +180,7 @@ async fn refusals_and_broken_snapshots_leave_the_old_history_as_it_was() {
     let dir = tempfile::tempdir().expect("a folder");
     let replica = Server::start(&[]).await;
     let mut settings = config(&replica, &[&replica], dir.path());
-    settings.primary.address = NodeAddress::new("127.0.0.1", port);
+    settings.primary.place = PrimaryPlace::Fixed(NodeAddress::new("127.0.0.1", port));
     let (old, new) = ("a".repeat(40), "b".repeat(40));
     let position = Position::new(old.parse().expect("an id"), Offset::new(1000).expect("in range"));
     let start = Start::At { position, or_at: Vec::new(), earlier: Vec::new() };
@@ -216,5 +216,44 @@ async fn refusals_and_broken_snapshots_leave_the_old_history_as_it_was() {
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
     assert_eq!(left, ["relay.json"], "nothing half-done is left");
+    relay.stop().await;
+}
+
+/// What a server without keys gives to a replica.
+async fn empty_snapshot() -> Vec<u8> {
+    let server = Server::start(&[]).await;
+    server.command(&["SAVE"]).await;
+    let config: Vec<String> = redis::from_redis_value(server.command(&["CONFIG", "GET", "dir"]).await).expect("two texts");
+    std::fs::read(std::path::Path::new(&config[1]).join("dump.rdb")).expect("an RDB")
+}
+
+#[tokio::test]
+async fn a_replica_at_the_last_whole_command_of_a_history_that_ended_within_the_next_one_gets_the_new_dataset() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let dir = tempfile::tempdir().expect("a folder");
+    let replica = Server::start(&[]).await;
+    let mut settings = config(&replica, &[&replica], dir.path());
+    settings.primary.place = PrimaryPlace::Fixed(NodeAddress::new("127.0.0.1", port));
+    let (old, new) = ("a".repeat(40), "b".repeat(40));
+    let rdb = empty_snapshot().await;
+    let full = |id: &str, offset: u64| [format!("+FULLRESYNC {id} {offset}\r\n${}\r\n", rdb.len()).into_bytes(), rdb.clone()].concat();
+    let mut relay = Relay::start(settings, orders(Start::Fresh, &replica.address(), Permit::Auto)).await;
+    replica.follow(relay.port).await;
+
+    let (mut stream, _) = next_psync(&listener).await;
+    let stream_bytes: &[u8] = b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$3\r\nold\r\n*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$3\r\nhal";
+    stream.write_all(&[&full(&old, 1000), stream_bytes].concat()).await.expect("sent");
+    relay.until("the replica has all whole commands", |view| streaming_id(view, &replica.address()) == Some(old.clone())).await;
+    eventually("the replica applied the write", || async {
+        let value = replica.try_command(&["GET", "key"]).await?;
+        if value == redis::Value::BulkString(b"old".to_vec()) { Ok(()) } else { Err(format!("{value:?}")) }
+    })
+    .await;
+    drop(stream);
+
+    let (mut stream, _) = next_psync(&listener).await;
+    stream.write_all(&full(&new, 5000)).await.expect("sent");
+    relay.until("the replica follows the new history", |view| streaming_id(view, &replica.address()) == Some(new.clone())).await;
     relay.stop().await;
 }

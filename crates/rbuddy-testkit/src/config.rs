@@ -1,5 +1,6 @@
 //! A configuration with one group, as TOML text: what a user would write, with ports and times that fit a test.
 
+use rbuddy_lab::sentinel::NAME;
 use std::fmt::Write as _;
 
 /// One group named `main`.
@@ -11,6 +12,8 @@ pub struct GroupConfig {
     pub api: String,
     /// URL of the primary.
     pub primary: String,
+    /// `host:port` of Sentinels that are asked for it instead.
+    pub sentinels: Vec<String>,
     /// URLs of the replicas.
     pub replicas: Vec<String>,
     /// `host:port` of the relay.
@@ -40,7 +43,10 @@ impl GroupConfig {
             "[api]".to_owned(),
             format!("listen = {:?}", self.api),
             "[groups.main]".to_owned(),
-            format!("primary = {:?}", self.primary),
+            match self.sentinels.as_slice() {
+                [] => format!("primary = {:?}", self.primary),
+                sentinels => format!("primary = {{ sentinel = [{}], name = {NAME:?} }}", list(sentinels)),
+            },
             format!("replicas = [{}]", list(&self.replicas)),
             format!(
                 "relay = {{ listen = {:?}, backlog = {:?}, upstream_timeout = {:?} }}",

@@ -6,7 +6,7 @@ use crate::process::expect;
 use crate::{FAILOVER_WITHIN, GroupConfig, Rbuddy, SOON};
 use rbuddy_core::control::status::{GroupStatus, Phase, RoleName};
 use rbuddy_core::types::NodeAddress;
-use rbuddy_lab::{Binary, Dataset, FaultProxy, Port, Server, ServerOptions, WebhookReceiver, Writer, WriterOptions, wait_until};
+use rbuddy_lab::{Binary, Dataset, FaultProxy, Port, Sentinel, Server, ServerOptions, WebhookReceiver, Writer, WriterOptions, wait_until};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +21,10 @@ pub struct WorldOptions {
     pub replicas: Vec<(Option<Binary>, ServerOptions)>,
     /// What the second and later replicas hold at the start.
     pub others: Others,
+    /// The primary has a replica of its own, which could take over.
+    pub heir: bool,
+    /// So many Sentinels watch the primary, and rbuddy asks them for it.
+    pub sentinels: usize,
     /// How long readers have to leave the old active.
     pub drain: &'static str,
     /// When a silent primary counts as gone.
@@ -49,6 +53,10 @@ pub struct World {
     pub data: Dataset,
     /// The primary. Loading data, killing and restarting it go here.
     pub primary: Server,
+    /// The primary's own replica, where one was asked for.
+    pub heir: Option<Server>,
+    /// Those that were asked for.
+    pub sentinels: Vec<Sentinel>,
     /// The link to the primary, for rbuddy and at the start for the replicas. Breaking it goes here.
     pub link: FaultProxy,
     /// The replicas.
@@ -72,6 +80,8 @@ impl WorldOptions {
             primary: None,
             replicas: vec![(None, ServerOptions::default()), (None, ServerOptions::default())],
             others: Others::Nothing,
+            heir: false,
+            sentinels: 0,
             drain: "1s",
             upstream_timeout: "30s",
             state_dir: None,
@@ -116,11 +126,23 @@ impl World {
         let primary = expect(Server::start(primary_binary, folder.path().join("primary"), ServerOptions::default()).await);
         expect(options.data.load(&primary).await);
         let link = expect(FaultProxy::start(primary.address()));
+        let mut heir = None;
+        if options.heir {
+            let server = expect(Server::start(primary_binary, folder.path().join("heir"), ServerOptions::default()).await);
+            follow(&server, primary.port()).await;
+            heir = Some(server);
+        }
         let mut replicas = Vec::new();
         for (number, (binary, server)) in options.replicas.iter().enumerate() {
             let others = if number == 0 { Others::TheDataset } else { options.others };
             let place = folder.path().join(format!("replica-{}", number + 1));
             replicas.push(start_replica(binary.as_ref().unwrap_or(&default), place, server.clone(), others, &link).await);
+        }
+        // Now, so that they see the replicas where those are on the first day.
+        let mut sentinels = Vec::new();
+        for number in 1..=options.sentinels {
+            let (place, quorum) = (folder.path().join(format!("sentinel-{number}")), options.sentinels / 2 + 1);
+            sentinels.push(expect(Sentinel::start(primary_binary, place, primary.port(), quorum).await));
         }
         let webhook = expect(WebhookReceiver::start());
         let ports: Vec<Port> = (0..3).map(|_| expect(Port::reserve())).collect();
@@ -129,6 +151,7 @@ impl World {
             state_dir: state_dir.display().to_string(),
             api: ports[0].address(),
             primary: format!("redis://{}", link.address()),
+            sentinels: sentinels.iter().map(Sentinel::address).collect(),
             replicas: replicas.iter().map(Server::url).collect(),
             relay: ports[1].address(),
             backlog: "64MiB".to_owned(),
@@ -142,7 +165,7 @@ impl World {
         std::fs::write(&path, config.toml()).expect("write the configuration");
         let rbuddy = Rbuddy::start(path, folder.path().join("rbuddy.log"), ports[0].address()).await;
         let reader = ports[2].address();
-        World { data: options.data, primary, link, replicas, webhook, rbuddy, reader, folder, _ports: ports }
+        World { data: options.data, primary, heir, sentinels, link, replicas, webhook, rbuddy, reader, folder, _ports: ports }
     }
 
     /// Where all logs and data are.
@@ -218,13 +241,17 @@ async fn start_replica(binary: &Binary, folder: PathBuf, options: ServerOptions,
         Others::TheDataset => {
             let address = link.address();
             let port = address.rsplit(':').next().unwrap_or_default();
-            expect(server.command(&["REPLICAOF", "127.0.0.1", port]).await);
-            let follows = wait_until("the replica to follow its primary", FAILOVER_WITHIN, async || {
-                let info = server.info("replication").await.map_err(|error| error.to_string())?;
-                if info.get("master_link_status").is_some_and(|link| link == "up") { Ok(()) } else { Err(format!("{info:?}")) }
-            });
-            expect(follows.await);
+            follow(&server, port.parse().expect("a port")).await;
         }
     }
     server
+}
+
+async fn follow(server: &Server, primary: u16) {
+    expect(server.command(&["REPLICAOF", "127.0.0.1", &primary.to_string()]).await);
+    let follows = wait_until("the replica to follow its primary", FAILOVER_WITHIN, async || {
+        let info = server.info("replication").await.map_err(|error| error.to_string())?;
+        if info.get("master_link_status").is_some_and(|link| link == "up") { Ok(()) } else { Err(format!("{info:?}")) }
+    });
+    expect(follows.await);
 }

@@ -32,7 +32,7 @@ pub(crate) enum Command {
     /// Allow rbuddy to empty a replica that holds keys which are not proven its own
     Adopt {
         /// HOST:PORT of the replica, as `status` shows it
-        #[arg(value_parser = replica)]
+        #[arg(value_parser = server)]
         replica: rbuddy_core::types::NodeAddress,
         #[command(flatten)]
         api: ApiArgs,
@@ -41,6 +41,14 @@ pub(crate) enum Command {
     Approve {
         /// REPLID:OFFSET, as `status` shows it beside the refusal
         dataset: DatasetId,
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Say where the primary is now: for a failover of the primary that no Sentinel tells of
+    SetPrimary {
+        /// HOST:PORT of the server that takes the writes
+        #[arg(value_parser = server)]
+        address: rbuddy_core::types::NodeAddress,
         #[command(flatten)]
         api: ApiArgs,
     },
@@ -55,7 +63,7 @@ pub(crate) enum Command {
 }
 
 /// Also as `GET /active` writes it.
-fn replica(text: &str) -> Result<rbuddy_core::types::NodeAddress, rbuddy_core::types::ParseNodeAddressError> {
+fn server(text: &str) -> Result<rbuddy_core::types::NodeAddress, rbuddy_core::types::ParseNodeAddressError> {
     text.strip_prefix("redis://").map_or(text, |rest| rest.trim_end_matches('/')).parse()
 }
 
@@ -70,10 +78,10 @@ mod tests {
     }
 
     #[test]
-    fn replicas_may_be_named_as_the_api_writes_them() {
+    fn servers_may_be_named_as_the_api_writes_them() {
         for text in ["127.0.0.1:6380", "redis://127.0.0.1:6380/", "redis://127.0.0.1:6380"] {
-            assert_eq!(replica(text).expect("an address").to_string(), "127.0.0.1:6380");
+            assert_eq!(server(text).expect("an address").to_string(), "127.0.0.1:6380");
         }
-        assert!(replica("redis://").is_err());
+        assert!(server("redis://").is_err());
     }
 }

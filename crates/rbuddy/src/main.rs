@@ -56,6 +56,7 @@ async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Failover(api) => commands::client::order(&api, Operation::Failover).await,
         Command::Adopt { replica, api } => commands::client::order(&api, Operation::Adopt { replica }).await,
         Command::Approve { dataset, api } => commands::client::order(&api, Operation::Approve { dataset }).await,
+        Command::SetPrimary { address, api } => commands::client::order(&api, Operation::SetPrimary { address }).await,
         Command::Pause(api) => commands::client::order(&api, Operation::Pause).await,
         Command::Resume(api) => commands::client::order(&api, Operation::Resume).await,
         Command::Relay(args) => commands::relay::run(args).await,

@@ -1,6 +1,7 @@
 //! The binary as scripts and people use it: what it writes where, and its exit codes.
 
 use rbuddy_core::control::assignment::Assignment;
+use rbuddy_core::control::primary::PrimarySource;
 use rbuddy_core::control::relay::UpstreamView;
 use rbuddy_core::control::status::{GroupStatus, Operation, Phase, PrimaryStatus, Refusal, ReplicaStatus, RoleName};
 use rbuddy_core::types::{DatasetId, Generation, NodeAddress, Time};
@@ -198,7 +199,9 @@ fn status(group: &str) -> GroupStatus {
         draining: Vec::new(),
         refusal: Some(refusal),
         primary: PrimaryStatus {
-            address: NodeAddress::new("127.0.0.1", 6379),
+            address: Some(NodeAddress::new("127.0.0.1", 6379)),
+            source: PrimarySource::Configured,
+            note: None,
             reachable: false,
             error: Some("connection refused".to_owned()),
             version: None,
@@ -245,6 +248,10 @@ async fn orders_reach_the_only_group_or_the_one_that_is_named() {
     assert_eq!((code, stdout.as_str()), (0, "switching\n"), "{stderr}");
     let replica = NodeAddress::new("127.0.0.1", 6381);
     assert_eq!(one.orders.recv().await, Some(("main".to_owned(), Operation::Adopt { replica })));
+    assert_eq!(rbuddy(&["set-primary", "10.0.0.2:6379", "--api", &one.url]).await.0, 0);
+    let address = NodeAddress::new("10.0.0.2", 6379);
+    assert_eq!(one.orders.recv().await, Some(("main".to_owned(), Operation::SetPrimary { address })));
+    assert_eq!(rbuddy(&["set-primary", "nowhere", "--api", &one.url]).await.0, 2);
 
     let mut two = running(&["a", "b"], None, Ok("switching")).await;
     let (code, _, stderr) = rbuddy(&["failover", "--api", &two.url]).await;

@@ -21,6 +21,7 @@ pub enum Output {
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a handful of actions per event; a box would only cost readability")]
 pub enum Action {
     /// Write the state file. A barrier: nothing after it runs before it is on disk.
     Persist(Box<DurableState>),
@@ -41,6 +42,8 @@ pub enum Action {
         /// What.
         command: ServerCommand,
     },
+    /// Look once at a server that is said to be the primary; ends in exactly one `Event::Probe` of that `Node::Candidate`.
+    Look(NodeAddress),
     /// Answer an operator.
     Reply {
         /// Number of the request.

@@ -28,7 +28,7 @@ impl Controller {
     /// First sight. What holds keys of the group's history serves; what holds nothing is a standby; what holds anything else is left alone.
     fn classify_unknown(&mut self, replica: &NodeAddress, info: &ServerInfo) {
         let Some(primary) = self.world.primary.info().cloned() else { return };
-        if info.run_id.is_some() && info.run_id == primary.run_id {
+        if self.is_primary(replica, info) {
             return self.refuse(replica, "it is the primary itself: remove it from replicas".into());
         }
         if info.is_cluster {
@@ -73,7 +73,7 @@ impl Controller {
         info.replid != primary.replid && info.replid != primary.replid2 && !actives.is_empty() && !actives.iter().any(is_shared)
     }
 
-    fn refuse(&mut self, replica: &NodeAddress, reason: String) {
+    pub(super) fn refuse(&mut self, replica: &NodeAddress, reason: String) {
         if !matches!(self.state.role(replica), Role::Refused { reason: known } if *known == reason) {
             self.record(replica).role = Role::Refused { reason: reason.clone() };
             self.story(StoryLevel::Warn, Some(replica), format!("refused, left alone: {reason}"));
@@ -82,8 +82,7 @@ impl Controller {
 
     /// An operator may have emptied it, or started another server there.
     fn look_again_at_refused(&mut self, replica: &NodeAddress, info: &ServerInfo) {
-        let is_primary = info.run_id.is_some() && info.run_id == self.world.primary.run_id();
-        if info.is_empty() && !info.is_sync_in_progress && !is_primary && !info.is_cluster {
+        if info.is_empty() && !info.is_sync_in_progress && !self.is_primary(replica, info) && !info.is_cluster {
             self.record(replica).run_id = info.run_id;
             self.set_role(replica, Role::Standby, "it holds nothing any more");
         }

@@ -12,6 +12,7 @@
 //! | give a standby the new dataset | `seeding.rs` |
 //! | promote it | `failover.rs`, `planned.rs` |
 //! | leave the old active, empty it | `retire.rs` |
+//! | go where the primary has moved to | `following.rs` |
 //! | bring servers' settings in line with their roles | `reconcile.rs` |
 //! | tell relay, readers and people | `publish.rs`, `report.rs` |
 //!
@@ -20,11 +21,12 @@
 use super::action::{Action, ActionId, Outcome, Output, ServerCommand, StoryLevel};
 use super::assignment::{Assignment, Notification};
 use super::event::{Event, Node};
+use super::following::Candidate;
 use super::invariant;
 use super::relay::{RelayOrders, Start};
 use super::settings::GroupPolicy;
 use super::state::{DurableState, Reference, ReplicaRecord, Role};
-use super::status::{Phase, Refusal};
+use super::status::{OperationResult, Phase, Refusal};
 use super::world::World;
 use crate::types::{DatasetId, NodeAddress, Position, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -48,6 +50,10 @@ pub struct Controller {
 
     /// How the relay was told to begin.
     pub(super) begin: Option<Start>,
+    /// A server that is said to be the primary now.
+    pub(super) candidate: Option<Candidate>,
+    /// Replicas that call themselves masters, though rbuddy did not make them so, and since when.
+    pub(super) masters_since: BTreeMap<NodeAddress, Time>,
     /// Number of the last request for a fresh snapshot.
     pub(super) snapshot_request: Option<u64>,
     /// The standby that is being filled, and with what.
@@ -86,6 +92,7 @@ pub struct Controller {
     next_action: u64,
     /// Decided in this pass.
     commands: Vec<(NodeAddress, ServerCommand)>,
+    pub(super) looks: Vec<Action>,
     stories: Vec<Action>,
     replies: Vec<Action>,
     outputs: VecDeque<Action>,
@@ -137,6 +144,8 @@ impl Controller {
         state.replicas.retain(|address, _| policy.replicas.contains(address));
         state.outbox.iter_mut().for_each(|notification| notification.pending.retain(|url| policy.notify.contains(url)));
         state.outbox.retain(|notification| !notification.pending.is_empty());
+        // An operator who changes the configured primary means it: what was found before counts no more.
+        state.primary.take_if(|found| found.configured != policy.primary);
         for address in &policy.replicas {
             state.replicas.entry(address.clone()).or_default();
         }
@@ -153,6 +162,8 @@ impl Controller {
             assignment: None,
             published_outbox: None,
             begin: None,
+            candidate: None,
+            masters_since: BTreeMap::new(),
             snapshot_request: None,
             seed: None,
             planned: None,
@@ -174,6 +185,7 @@ impl Controller {
             retries: BTreeMap::new(),
             next_action: 1,
             commands: Vec::new(),
+            looks: Vec::new(),
             stories: Vec::new(),
             replies: Vec::new(),
             outputs: VecDeque::new(),
@@ -188,7 +200,12 @@ impl Controller {
         debug_assert!(self.outputs.is_empty(), "outputs must be drained before the next event");
         match event {
             Event::Relay(view) => self.world.take_relay(now, *view),
-            Event::Probe { node: Node::Primary, asked_at, result } => self.world.primary.take(now, asked_at, result),
+            Event::Probe { node: Node::Primary(address), asked_at, result } => {
+                if Some(&address) == self.primary_address() {
+                    self.world.primary.take(now, asked_at, result);
+                }
+            }
+            Event::Probe { node: Node::Candidate(address), asked_at, result } => self.take_look(now, asked_at, &address, result),
             Event::Probe { node: Node::Replica(address), asked_at, result } => {
                 if let Some(sight) = self.world.replicas.get_mut(&address) {
                     sight.take(now, asked_at, result);
@@ -196,9 +213,11 @@ impl Controller {
             }
             Event::Outcome { id, outcome } => self.take_outcome(now, id, outcome),
             Event::Operator { request, operation } => {
-                let result = self.operate(now, &operation);
-                self.replies.push(Action::Reply { request, result });
+                if let Some(result) = self.operate(now, request, &operation) {
+                    self.reply(request, result);
+                }
             }
+            Event::Sentinels(view) => self.world.sentinels = view,
             Event::Delivered { id, url } => {
                 for notification in self.state.outbox.iter_mut().filter(|notification| notification.id == id) {
                     notification.pending.retain(|pending| *pending != url);
@@ -231,6 +250,9 @@ impl Controller {
     /// One pass over the whole situation.
     fn decide(&mut self, now: Time) {
         self.observe_served();
+        if self.alarm.is_none() {
+            self.follow_primary(now);
+        }
         if self.alarm.is_none() && !self.state.paused {
             self.classify(now);
             self.start(now);
@@ -260,6 +282,7 @@ impl Controller {
             }
             // What serves goes on serving; nothing that was decided in this pass is carried out.
             self.commands.clear();
+            self.looks.clear();
             self.outputs.extend(self.stories.drain(..).chain(self.replies.drain(..)));
             self.next_deadline = now.after(TICK);
             return;
@@ -281,6 +304,7 @@ impl Controller {
             self.outputs.push_back(Action::Orders(Box::new(orders.clone())));
             self.orders = orders;
         }
+        self.outputs.extend(self.looks.drain(..));
         for (replica, command) in std::mem::take(&mut self.commands) {
             let id = ActionId(self.next_action);
             self.next_action += 1;
@@ -335,6 +359,11 @@ impl Controller {
         if is_first {
             self.story(StoryLevel::Warn, Some(&replica), format!("could not be told to {command}: {error}"));
         }
+    }
+
+    /// Answers an operator.
+    pub(super) fn reply(&mut self, request: u64, result: OperationResult) {
+        self.replies.push(Action::Reply { request, result });
     }
 
     /// Adds a line to the story.

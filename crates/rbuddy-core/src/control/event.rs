@@ -1,6 +1,7 @@
 //! What the controller is told. Plain data: one format for driver, journal, simulator and transcripts.
 
 use super::action::{ActionId, Outcome};
+use super::primary::SentinelView;
 use super::relay::RelayView;
 use super::status::Operation;
 use crate::info::ServerInfo;
@@ -36,6 +37,8 @@ pub enum Event {
         /// What.
         operation: Operation,
     },
+    /// The configured Sentinels say something else than before.
+    Sentinels(SentinelView),
     /// A receiver took a notification.
     Delivered {
         /// Number of the notification.
@@ -51,8 +54,10 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Node {
-    /// The group's primary.
-    Primary,
+    /// The group's primary. Named by its address, since an answer of the former one may arrive after it has moved.
+    Primary(NodeAddress),
+    /// A server that is said to be the primary now, looked at once before it is followed.
+    Candidate(NodeAddress),
     /// One of its replicas.
     Replica(NodeAddress),
 }

@@ -19,6 +19,7 @@ pub fn check(
     readers_are_sent_to_actives_only(state, assignment)?;
     only_standbys_are_resynced(state, orders)?;
     emptying_has_a_persisted_intent(state, commands)?;
+    the_primary_is_never_commanded(state, commands)?;
     the_generation_never_falls(assignment, before)?;
     every_change_of_the_active_has_a_generation(assignment, before)
 }
@@ -47,6 +48,15 @@ fn emptying_has_a_persisted_intent(state: &DurableState, commands: &[(NodeAddres
         }
     }
     Ok(())
+}
+
+/// Wherever it was found: Sentinels may have made a managed replica the primary.
+fn the_primary_is_never_commanded(state: &DurableState, commands: &[(NodeAddress, ServerCommand)]) -> Result<(), String> {
+    let primary = state.primary.as_ref().map(|found| &found.address);
+    match commands.iter().find(|(replica, _)| Some(replica) == primary) {
+        None => Ok(()),
+        Some((replica, command)) => Err(format!("P3 the_primary_is_never_commanded: {replica} is told to {command}")),
+    }
 }
 
 fn the_generation_never_falls(assignment: &Assignment, before: Option<&Assignment>) -> Result<(), String> {

@@ -11,6 +11,7 @@
 //! | `classify`, `start`, `serving`, `seeding`, `failover`, `planned`, `retire`, `reconcile`, `operate` | the steps of a pass |
 //! | [`guard`] | plausible? ours? |
 //! | [`invariant`] | what must hold after every event |
+//! | [`primary`], `following` | where the primary is, and what is made of a word that it has moved |
 //! | `publish`, `report` | orders, assignment, status: derived |
 //! | [`relay`] | what passes between controller and relay: orders down, a view up |
 //! | [`assignment`] | who may be read: what reader endpoint, API and webhooks follow |
@@ -23,10 +24,12 @@ mod classify;
 pub mod controller;
 pub mod event;
 mod failover;
+mod following;
 pub mod guard;
 pub mod invariant;
 mod operate;
 mod planned;
+pub mod primary;
 mod publish;
 mod reconcile;
 pub mod relay;

@@ -7,11 +7,13 @@ use super::status::{Operation, OperationResult};
 use crate::types::{DatasetId, NodeAddress, Time};
 
 impl Controller {
-    pub(super) fn operate(&mut self, now: Time, operation: &Operation) -> OperationResult {
+    /// `None`: the answer comes later.
+    pub(super) fn operate(&mut self, now: Time, request: u64, operation: &Operation) -> Option<OperationResult> {
         if let Some(alarm) = &self.alarm {
-            return Err(format!("no action after a broken invariant ({alarm}): report this, and restart rbuddy"));
+            return Some(Err(format!("no action after a broken invariant ({alarm}): report this, and restart rbuddy")));
         }
-        match operation {
+        Some(match operation {
+            Operation::SetPrimary { address } => return self.name_primary(now, request, address),
             Operation::Failover if self.state.paused => Err("the group is paused: `rbuddy resume` it first".into()),
             Operation::Failover => self.plan_switch(now),
             Operation::Approve { dataset } => self.approve(*dataset),
@@ -30,7 +32,7 @@ impl Controller {
                 self.story(StoryLevel::Info, None, "resumed by an operator".into());
                 Ok("resumed".into())
             }
-        }
+        })
     }
 
     fn approve(&mut self, dataset: DatasetId) -> OperationResult {
@@ -54,7 +56,7 @@ impl Controller {
             return Err(format!("{replica} does not answer"));
         };
         let Some(run_id) = info.run_id else { return Err(format!("{replica} does not tell its run id")) };
-        if self.world.primary.run_id().is_none_or(|primary| primary == run_id) {
+        if self.world.primary.run_id().is_none() || self.is_primary(replica, &info) {
             return Err(format!("{replica} cannot be told from the primary, or is it: never emptied"));
         }
         match self.state.role(replica).clone() {

@@ -25,7 +25,7 @@ impl Controller {
         let is_needed = leaving.iter().any(|replica| !self.world.fits_live(replica));
         RelayOrders {
             start: self.begin.clone(),
-            primary: None,
+            primary: self.primary_address().cloned(),
             full_resync: self.permitted_full_resync(),
             permits,
             paused_streams,

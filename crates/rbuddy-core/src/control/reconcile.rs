@@ -18,7 +18,7 @@ impl Controller {
         for replica in self.policy.replicas.clone() {
             let Some(sight) = self.world.sight(&replica).filter(|s| s.is_answering() && s.asked_at.is_some()) else { continue };
             let Some(probe) = sight.probe.clone() else { continue };
-            if self.is_busy(&replica) || probe.info.is_loading {
+            if self.is_busy(&replica) || probe.info.is_loading || self.may_be_promoted(now, &replica, &probe) {
                 continue;
             }
             match self.state.role(&replica) {
@@ -28,6 +28,17 @@ impl Controller {
                 Role::Unknown | Role::Emptying { .. } | Role::Refused { .. } => {}
             }
         }
+    }
+
+    /// A Sentinel that knows this replica may have made it the primary, and its word on that comes a moment after the deed: a replica that
+    /// became a master by itself is left alone for so long. It does not serve meanwhile.
+    fn may_be_promoted(&mut self, now: Time, replica: &NodeAddress, probe: &Probe) -> bool {
+        let is_master = probe.info.role == Some(ServerRole::Master) && !probe.info.is_empty() && !self.is_detached(replica);
+        if !is_master || self.policy.primary.fixed().is_some() {
+            self.masters_since.remove(replica);
+            return false;
+        }
+        now.since(*self.masters_since.entry(replica.clone()).or_insert(now)) < SENTINELS_SPEAK
     }
 
     fn is_behind_relay(&self, probe: &Probe) -> bool {
@@ -96,5 +107,7 @@ impl Controller {
     }
 }
 
+/// Sentinels look for the promotion once a second and tell of it at once.
+const SENTINELS_SPEAK: Duration = Duration::from_secs(15);
 /// How long after the start an active whose own link is down is left where it is.
 const SETTLE: Duration = Duration::from_secs(2);

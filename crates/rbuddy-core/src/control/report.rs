@@ -92,7 +92,10 @@ impl Controller {
         let silent = |replica: &&NodeAddress| self.world.sight(replica).is_none_or(|sight| !sight.is_answering());
         let mut waiting: Vec<String> = self.policy.replicas.iter().filter(silent).map(|r| format!("{r} does not answer")).collect();
         waiting.extend(self.having(|role| matches!(role, Role::Unknown)).iter().map(|replica| format!("{replica} is not judged yet")));
-        if self.world.primary.probe.is_none() {
+        if self.primary_address().is_none() {
+            let why = self.primary_note().unwrap_or_else(|| "not asked yet".into());
+            waiting.push(format!("no Sentinel has named the primary yet ({why})"));
+        } else if self.world.primary.probe.is_none() {
             let why = self.world.primary.error.as_deref().unwrap_or("not asked yet");
             waiting.push(format!("the primary has not answered ({why})"));
         }
@@ -226,7 +229,9 @@ impl Controller {
             draining: self.assignment.as_ref().map(|assignment| assignment.draining.clone()).unwrap_or_default(),
             refusal: self.refusal.clone(),
             primary: PrimaryStatus {
-                address: self.policy.primary.clone(),
+                address: self.primary_address().cloned(),
+                source: self.primary_source(),
+                note: self.primary_note(),
                 reachable: primary.is_answering(),
                 error: primary.error.clone(),
                 version: info.and_then(|info| info.version),

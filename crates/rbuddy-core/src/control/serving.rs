@@ -23,7 +23,8 @@ impl Controller {
             Some(ServerRole::Slave) => {
                 let follows_primary =
                     info.is_link_up && info.replid.is_some() && info.replid == self.world.primary.info().and_then(|p| p.replid);
-                info.master.as_ref().is_some_and(|master| *master == self.policy.relay || *master == self.policy.primary) || follows_primary
+                info.master.as_ref().is_some_and(|master| *master == self.policy.relay || Some(master) == self.primary_address())
+                    || follows_primary
             }
             Some(ServerRole::Master) => self.is_detached(replica),
             Some(ServerRole::Sentinel) | None => false,

@@ -1,5 +1,6 @@
 //! What the configuration tells the controller about one group.
 
+use super::primary::PrimaryAt;
 use crate::types::{GroupName, NodeAddress};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -9,8 +10,8 @@ use std::time::Duration;
 pub struct GroupPolicy {
     /// Its name.
     pub group: GroupName,
-    /// The primary's configured address.
-    pub primary: NodeAddress,
+    /// How to find the primary.
+    pub primary: PrimaryAt,
     /// Managed replicas, in the order of the configuration.
     pub replicas: Vec<NodeAddress>,
     /// How many of them serve when all is well (`active`, default 1). The rest are standbys.

@@ -12,7 +12,7 @@ use std::time::Duration;
 impl Controller {
     /// Decides once, when enough is seen of the replicas.
     pub(super) fn start(&mut self, now: Time) {
-        if self.begin.is_some() || !self.is_enough_seen(now) {
+        if self.begin.is_some() || self.primary_address().is_none() || !self.is_enough_seen(now) {
             return;
         }
         let (start, why) = self.choose_start();

@@ -1,6 +1,7 @@
 //! What the controller must not forget: the state file. Everything else is seen anew after a restart.
 
 use super::assignment::Notification;
+use super::primary::FoundPrimary;
 use crate::info::Keyspace;
 use crate::replication::history::KnownId;
 use crate::types::{DatasetId, Generation, GroupName, NodeAddress, Position, ReplId, RunId, Time};
@@ -22,6 +23,9 @@ pub struct DurableState {
     pub replicas: BTreeMap<NodeAddress, ReplicaRecord>,
     /// What the actives held when last seen whole: what a new dataset is measured by (P4).
     pub reference: Option<Reference>,
+    /// Where the primary was found, if not where it is configured.
+    #[serde(default)]
+    pub primary: Option<FoundPrimary>,
     /// Datasets that an operator approved.
     pub approved: Vec<DatasetId>,
     /// An operator said: no automatic action.
@@ -97,6 +101,7 @@ impl DurableState {
             ids: Vec::new(),
             replicas: BTreeMap::new(),
             reference: None,
+            primary: None,
             approved: Vec::new(),
             paused: false,
             outbox: Vec::new(),

@@ -1,6 +1,7 @@
 //! What people and tools are shown: `GET /v1/status`, `rbuddy status`. Derived, never stored.
 
 use super::assignment::{DrainingReplica, Notification};
+use super::primary::PrimarySource;
 use super::relay::{SessionState, SnapshotView, UpstreamView};
 use crate::types::{DatasetId, Generation, GroupName, NodeAddress, Position, RunId, ServerVersion, Time};
 use serde::{Deserialize, Serialize};
@@ -89,8 +90,12 @@ pub struct Refusal {
 /// The primary, as probed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrimaryStatus {
-    /// Where.
-    pub address: NodeAddress,
+    /// Where; `None`: no Sentinel has named it yet.
+    pub address: Option<NodeAddress>,
+    /// Who said so.
+    pub source: PrimarySource,
+    /// What is said of another place, and why rbuddy is not there.
+    pub note: Option<String>,
     /// Whether it answered the last probe.
     pub reachable: bool,
     /// Why not.
@@ -165,6 +170,11 @@ pub enum Operation {
     Adopt {
         /// Which.
         replica: NodeAddress,
+    },
+    /// The primary is here now, whatever Sentinels say.
+    SetPrimary {
+        /// Where.
+        address: NodeAddress,
     },
     /// No automatic action until `Resume`; what serves goes on serving.
     Pause,

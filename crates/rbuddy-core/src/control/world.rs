@@ -2,6 +2,7 @@
 //! restart, and nothing here decides.
 
 use super::event::{Probe, ProbeResult};
+use super::primary::SentinelView;
 use super::relay::{RelayView, SessionState, SessionView};
 use crate::info::{Role as ServerRole, ServerInfo};
 use crate::replication::history::{self, History, Standing};
@@ -33,6 +34,8 @@ pub(super) struct World {
     pub(super) replicas: BTreeMap<NodeAddress, Sight>,
     /// The relay.
     pub(super) relay: RelayView,
+    /// The Sentinels that are asked for the primary, where there are any.
+    pub(super) sentinels: SentinelView,
     /// Ends of the live history at earlier moments, to tell how old a position is.
     ends: VecDeque<(Time, Position)>,
 }

@@ -7,8 +7,9 @@ use rbuddy_core::control::Controller;
 use rbuddy_core::control::action::{Action, Outcome, Output, ServerCommand};
 use rbuddy_core::control::assignment::Assignment;
 use rbuddy_core::control::event::{Event, Node, Probe, ProbeResult};
+use rbuddy_core::control::primary::{PrimaryAt, SentinelView};
 use rbuddy_core::control::relay::{
-    FullResyncNeed, RelayOrders, RelayView, SessionState, SessionView, SnapshotState, SnapshotView, Start, UpstreamState,
+    FullResyncNeed, RelayOrders, RelayView, SessionState, SessionView, SnapshotState, SnapshotView, Start, ToldToFollow, UpstreamState,
 };
 use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::control::state::DurableState;
@@ -63,7 +64,11 @@ pub struct Scene {
     pub now: Time,
     pub controller: Controller,
     pub policy: GroupPolicy,
+    /// Where the relay's primary is.
+    pub primary_at: NodeAddress,
     pub primary: Server,
+    /// Servers elsewhere, that may become the primary.
+    pub others: BTreeMap<NodeAddress, Server>,
     pub replicas: BTreeMap<NodeAddress, Server>,
     pub view: RelayView,
     pub orders: RelayOrders,
@@ -107,7 +112,7 @@ impl Scene {
     pub fn with(ports: &[u16], arrange: impl FnOnce(&mut Scene)) -> Scene {
         let policy = GroupPolicy {
             group: "main".parse().expect("a name"),
-            primary: address(6379),
+            primary: PrimaryAt::Fixed(address(6379)),
             replicas: ports.iter().map(|port| address(*port)).collect(),
             actives: 1,
             relay: address(RELAY),
@@ -125,7 +130,9 @@ impl Scene {
             now,
             controller: Controller::new(policy.clone(), None, now),
             policy,
+            primary_at: address(6379),
             primary: server(1, 100_000),
+            others: BTreeMap::new(),
             replicas: ports.iter().enumerate().map(|(n, port)| (address(*port), server(10 + n as u64, 0))).collect(),
             view: RelayView::default(),
             orders: RelayOrders::default(),
@@ -177,6 +184,23 @@ impl Scene {
         self.view.upstream.state = UpstreamState::Connecting;
     }
 
+    /// A replica of the primary that was promoted in its place: the same data, a new id, the old one as its second.
+    pub fn heir(&mut self) -> Server {
+        let (run, id) = (self.next_id(), self.next_id());
+        Server { run_id: run_id(run), replid: replid(id), replid2: Some(self.primary.replid), ..self.primary.clone() }
+    }
+
+    /// The configured Sentinels name this address.
+    pub fn sentinels_name(&mut self, at: u16) {
+        self.send(Event::Sentinels(SentinelView { named: Some(address(at)), trouble: None }));
+    }
+
+    /// A Sentinel tells the relay to follow this address.
+    pub fn relay_is_told(&mut self, at: u16) {
+        let number = self.view.told_to_follow.as_ref().map_or(1, |told| told.number + 1);
+        self.view.told_to_follow = Some(ToldToFollow { address: address(at), number });
+    }
+
     /// A replica's process is another one now, with or without its data.
     pub fn restart(&mut self, port: u16, with_data: bool) {
         let (run, id) = (self.next_id(), self.next_id());
@@ -201,6 +225,11 @@ impl Scene {
         self.assignment = None;
         self.controller = Controller::new(self.policy.clone(), self.disk.clone(), self.now);
         self.drain_outputs();
+    }
+
+    /// An order whose answer takes a look at a server.
+    pub fn set_primary(&mut self, at: u16) -> OperationResult {
+        self.operate(Operation::SetPrimary { address: address(at) })
     }
 
     pub fn operate(&mut self, operation: Operation) -> OperationResult {
@@ -239,7 +268,9 @@ impl Scene {
     }
 
     pub fn step(&mut self) {
-        let nodes: Vec<Node> = std::iter::once(Node::Primary).chain(self.policy.replicas.iter().cloned().map(Node::Replica)).collect();
+        let nodes: Vec<Node> = std::iter::once(Node::Primary(self.primary_at.clone()))
+            .chain(self.policy.replicas.iter().cloned().map(Node::Replica))
+            .collect();
         let late: Vec<Event> = nodes.iter().map(|node| self.probe(node.clone())).collect();
         self.now = self.now.after(STEP);
         if self.primary.up {
@@ -260,8 +291,12 @@ impl Scene {
 
     fn probe(&self, node: Node) -> Event {
         let result = match &node {
-            Node::Primary if self.primary_is_silent => ProbeResult::Failed("no answer".into()),
-            Node::Primary => self.look(&self.primary),
+            Node::Primary(_) if self.primary_is_silent => ProbeResult::Failed("no answer".into()),
+            Node::Primary(at) | Node::Candidate(at) if *at == self.primary_at => self.look(&self.primary),
+            Node::Primary(at) | Node::Candidate(at) => match self.others.get(at).or(self.replicas.get(at)) {
+                Some(server) => self.look(server),
+                None => ProbeResult::Failed("connection refused".into()),
+            },
             Node::Replica(replica) => self.look(&self.replicas[replica]),
         };
         Event::Probe { node, asked_at: self.now, result }
@@ -283,6 +318,7 @@ impl Scene {
                     self.orders = *orders;
                 }
                 Action::Outbox(_) => {}
+                Action::Look(at) => outcomes.push(self.probe(Node::Candidate(at))),
                 Action::Reply { result, .. } => self.reply = Some(result),
                 Action::Story { level, replica, text } => {
                     self.story.push(format!("{} {level:?} {} {text}", self.now, replica.map_or(String::new(), |r| r.to_string())));
@@ -358,7 +394,17 @@ impl Scene {
         ProbeResult::Answered(Box::new(Probe { info, serve_stale: server.master.as_ref().map(|_| server.serve_stale) }))
     }
 
+    /// The relay gives up the old primary at once.
+    fn go_where_ordered(&mut self) {
+        let Some(to) = self.orders.primary.clone().filter(|to| *to != self.primary_at) else { return };
+        let server = self.others.remove(&to).or(self.replicas.get(&to).cloned()).unwrap_or_else(|| Server { up: false, ..server(0, 0) });
+        let old = std::mem::replace(&mut self.primary, server);
+        self.others.insert(std::mem::replace(&mut self.primary_at, to), old);
+        self.view.upstream.state = UpstreamState::Connecting;
+    }
+
     fn move_upstream(&mut self) {
+        self.go_where_ordered();
         let Some(start) = self.orders.start.clone() else { return };
         if self.view.histories.is_empty() {
             match start {
@@ -421,11 +467,14 @@ impl Scene {
         }
         let asked = self.view.live().map(History::end_position);
         let accepted = asked.is_some_and(|position| {
-            position.replid == self.primary.replid
+            (position.replid == self.primary.replid || Some(position.replid) == self.primary.replid2)
                 && position.offset.get() <= self.primary.offset
                 && position.offset.get() + 1 >= self.primary.backlog_from
         });
         if accepted {
+            let replid = self.primary.replid;
+            let live = self.view.histories.iter_mut().filter(|history| history.live);
+            live.for_each(|live| live.rename(replid));
             (self.view.upstream.state, self.view.upstream.down_since) = (UpstreamState::Streaming, None);
             return;
         }

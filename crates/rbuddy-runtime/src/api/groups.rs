@@ -88,6 +88,12 @@ struct Adopt {
     replica: NodeAddress,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetPrimary {
+    address: NodeAddress,
+}
+
 fn parse(operation: &str, body: &[u8]) -> Result<Operation, (StatusCode, String)> {
     match operation {
         "failover" => fields::<Nothing>(body).map(|_| Operation::Failover),
@@ -95,7 +101,8 @@ fn parse(operation: &str, body: &[u8]) -> Result<Operation, (StatusCode, String)
         "resume" => fields::<Nothing>(body).map(|_| Operation::Resume),
         "approve" => fields::<Approve>(body).map(|approve| Operation::Approve { dataset: approve.dataset }),
         "adopt" => fields::<Adopt>(body).map(|adopt| Operation::Adopt { replica: adopt.replica }),
-        _ => Err((StatusCode::NOT_FOUND, "no such operation; there is failover, approve, adopt, pause, resume".to_owned())),
+        "set-primary" => fields::<SetPrimary>(body).map(|set| Operation::SetPrimary { address: set.address }),
+        _ => Err((StatusCode::NOT_FOUND, "no such operation; there is failover, approve, adopt, set-primary, pause, resume".to_owned())),
     }
 }
 

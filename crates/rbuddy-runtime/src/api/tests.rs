@@ -4,6 +4,7 @@ use super::{Api, ApiConfig, bind};
 use crate::handle::{GroupHandle, OperationRequest};
 use crate::settings::{ApiSettings, Secret};
 use rbuddy_core::control::assignment::{ActiveReplica, Assignment, Notification, NotificationEvent};
+use rbuddy_core::control::primary::PrimarySource;
 use rbuddy_core::control::relay::UpstreamView;
 use rbuddy_core::control::status::{GroupStatus, Operation, Phase, PrimaryStatus};
 use rbuddy_core::types::{Generation, NodeAddress, Offset, Time};
@@ -86,7 +87,17 @@ fn status(group: &str) -> GroupStatus {
         standby: Vec::new(),
         draining: Vec::new(),
         refusal: None,
-        primary: PrimaryStatus { address, reachable: true, error: None, version: None, run_id: None, position: None, keys: None },
+        primary: PrimaryStatus {
+            address: Some(address),
+            source: PrimarySource::Configured,
+            note: None,
+            reachable: true,
+            error: None,
+            version: None,
+            run_id: None,
+            position: None,
+            keys: None,
+        },
         upstream: UpstreamView::default(),
         position: None,
         snapshot: None,
@@ -182,6 +193,7 @@ async fn orders_that_are_none_are_refused_before_the_controller_hears_of_them() 
     for (path, body, code) in [
         ("/v1/groups/main/adopt", r#"{"replica":"nonsense"}"#, 400),
         ("/v1/groups/main/adopt", "{}", 400),
+        ("/v1/groups/main/set-primary", r#"{"address":"nonsense"}"#, 400),
         ("/v1/groups/main/failover", r#"{"force":true}"#, 400),
         ("/v1/groups/main/failover", "{", 400),
         ("/v1/groups/main/explode", "{}", 404),

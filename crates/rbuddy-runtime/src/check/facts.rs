@@ -1,5 +1,6 @@
 //! What was learnt of the servers of a group. Plain data, so that judging needs no server.
 
+use crate::primary::Said;
 use crate::settings::GroupSettings;
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::types::{NodeAddress, ReplId};
@@ -9,7 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Clone)]
 pub(super) struct GroupFacts {
     pub(super) settings: GroupSettings,
-    pub(super) primary: Server,
+    /// `None`: no Sentinel names one.
+    pub(super) primary: Option<Server>,
+    /// What the Sentinels said that are asked for the primary.
+    pub(super) sentinels: Vec<Said>,
     /// In the order of the configuration.
     pub(super) replicas: Vec<Server>,
     /// Ids of the group's own histories, from the state file of an earlier run.
@@ -68,8 +72,9 @@ impl GroupFacts {
     }
 
     /// The primary, if it answered.
-    pub(super) fn known_primary(&self) -> Option<&ServerFacts> {
-        self.primary.facts.as_ref().ok()
+    pub(super) fn known_primary(&self) -> Option<(&NodeAddress, &ServerFacts)> {
+        let primary = self.primary.as_ref()?;
+        primary.facts.as_ref().ok().map(|facts| (&primary.address, facts))
     }
 }
 

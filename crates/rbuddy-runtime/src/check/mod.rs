@@ -8,7 +8,7 @@
 //! | [`judge`] | facts in, findings out; pure |
 //!
 //! Promise: nothing is written to any server. Only `AUTH`, `INFO`, `CONFIG GET`, `COMMAND INFO`, `ACL WHOAMI`, `ACL DRYRUN`, `MODULE
-//! LIST` and `CLIENT LIST` are sent. Not here: the configuration file itself (the binary reads it first), words and colours (likewise).
+//! LIST` and `CLIENT LIST` are sent, and to Sentinels questions. Not here: the configuration file itself (the binary reads it first), words and colours (likewise).
 
 mod facts;
 mod finding;
@@ -18,7 +18,8 @@ mod judge;
 pub use finding::{Finding, Severity, Topic};
 
 use crate::control::StateFile;
-use crate::settings::{GroupSettings, Settings};
+use crate::primary::{self, Said};
+use crate::settings::{Endpoint, GroupSettings, PrimaryPlace, Settings};
 use facts::GroupFacts;
 use rbuddy_core::types::ReplId;
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub async fn check(settings: &Settings) -> Vec<Finding> {
 /// answer are no reason: they may come back.
 pub async fn essential(settings: &Settings) -> Vec<Finding> {
     let groups = look(settings, Depth::Identity).await;
-    judge::identity(&groups)
+    judge::identity(&groups).into_iter().filter(|finding| finding.severity == Severity::Error).collect()
 }
 
 /// How much is asked.
@@ -49,9 +50,14 @@ enum Depth {
 }
 
 async fn look(settings: &Settings, depth: Depth) -> Vec<GroupFacts> {
+    let mut named = Vec::new();
+    for group in &settings.groups {
+        named.push(find_primary(group).await);
+    }
     let mut asking = JoinSet::new();
     for (group_at, group) in settings.groups.iter().enumerate() {
-        for (server_at, endpoint) in std::iter::once(&group.primary).chain(&group.replicas).enumerate() {
+        let primary = named[group_at].0.iter().map(|primary| (0, primary));
+        for (server_at, endpoint) in primary.chain((1..).zip(&group.replicas)) {
             let endpoint = endpoint.clone();
             asking.spawn(async move { ((group_at, server_at), gather::server(&endpoint, depth, server_at == 0, TIMEOUT).await) });
         }
@@ -62,11 +68,24 @@ async fn look(settings: &Settings, depth: Depth) -> Vec<GroupFacts> {
         answers.insert(place, facts);
     }
     let facts_of = |(group_at, group): (usize, &GroupSettings)| {
-        let mut servers = answers.range((group_at, 0)..(group_at + 1, 0)).map(|(_, server)| server.clone());
-        let primary = servers.next().expect("each group has a primary, and each server was asked");
-        GroupFacts { settings: group.clone(), primary, replicas: servers.collect(), own_ids: own_ids(settings, group) }
+        let primary = answers.get(&(group_at, 0)).cloned();
+        let replicas = answers.range((group_at, 1)..(group_at + 1, 0)).map(|(_, server)| server.clone()).collect();
+        let sentinels = named[group_at].1.clone();
+        GroupFacts { settings: group.clone(), primary, sentinels, replicas, own_ids: own_ids(settings, group) }
     };
     settings.groups.iter().enumerate().map(facts_of).collect()
+}
+
+/// Where the primary is, and what Sentinels said of that.
+async fn find_primary(group: &GroupSettings) -> (Option<Endpoint>, Vec<Said>) {
+    match &group.primary.place {
+        PrimaryPlace::Fixed(address) => (Some(group.primary.endpoint(address.clone())), Vec::new()),
+        PrimaryPlace::Sentinels(sentinels) => {
+            let said = primary::ask_all(sentinels, TIMEOUT).await;
+            let verdict = primary::choose(&said, said.len(), None, None).ok();
+            (verdict.map(|verdict| group.primary.endpoint(verdict.address)), said)
+        }
+    }
 }
 
 /// From the state file, if there is one that can be read. `run` says what is wrong with one that cannot.

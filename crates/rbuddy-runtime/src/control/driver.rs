@@ -13,6 +13,7 @@ use rbuddy_core::control::Controller;
 use rbuddy_core::control::action::{Action, ActionId, Outcome, Output, ServerCommand, StoryLevel};
 use rbuddy_core::control::assignment::{Assignment, Notification};
 use rbuddy_core::control::event::{Event, Node};
+use rbuddy_core::control::primary::SentinelView;
 use rbuddy_core::control::relay::{RelayOrders, RelayView, UpstreamState};
 use rbuddy_core::control::status::{GroupStatus, OperationResult, Phase};
 use rbuddy_core::types::NodeAddress;
@@ -35,6 +36,8 @@ pub struct DriverConfig {
     pub clock: Clock,
     /// What the relay publishes.
     pub relay: watch::Receiver<RelayView>,
+    /// What the Sentinels say, where they are asked for the primary.
+    pub sentinels: watch::Receiver<SentinelView>,
     /// What operators ask.
     pub operations: mpsc::Receiver<OperationRequest>,
     /// What receivers took.
@@ -67,6 +70,8 @@ pub struct Driver {
     next_request: u64,
     hurry: BTreeMap<NodeAddress, Arc<Notify>>,
     hurry_primary: Arc<Notify>,
+    /// Who is probed as the primary, and what ends that.
+    primary: Option<(NodeAddress, CancellationToken)>,
     /// The link to the primary at the last view.
     upstream: UpstreamState,
     tasks: TaskTracker,
@@ -112,6 +117,7 @@ impl Driver {
             next_request: 1,
             hurry,
             hurry_primary: Arc::default(),
+            primary: None,
             upstream: UpstreamState::default(),
             tasks: TaskTracker::new(),
         };
@@ -121,7 +127,7 @@ impl Driver {
     /// Runs until cancelled. What serves goes on serving afterwards.
     pub async fn run(mut self, cancel: CancellationToken) {
         self.start_probes(&cancel);
-        let mut deadline = self.carry_out_all().await;
+        let mut deadline = self.carry_out_all(&cancel).await;
         loop {
             let event = tokio::select! {
                 () = cancel.cancelled() => break,
@@ -134,7 +140,7 @@ impl Driver {
                 // What was asked before says nothing any more: look again.
                 self.hurry.values().for_each(|hurry| hurry.notify_one());
             }
-            deadline = self.carry_out_all().await;
+            deadline = self.carry_out_all(&cancel).await;
         }
         self.tasks.close();
         if tokio::time::timeout(SHUTDOWN, self.tasks.wait()).await.is_err() {
@@ -143,14 +149,30 @@ impl Driver {
     }
 
     fn start_probes(&self, cancel: &CancellationToken) {
-        let primary = (Node::Primary, self.config.settings.primary.clone(), self.hurry_primary.clone());
-        let replica = |endpoint: &crate::settings::Endpoint| {
+        for endpoint in &self.config.settings.replicas {
             let hurry = self.hurry.get(&endpoint.address).cloned().unwrap_or_default();
-            (Node::Replica(endpoint.address.clone()), endpoint.clone(), hurry)
-        };
-        for (node, endpoint, hurry) in std::iter::once(primary).chain(self.config.settings.replicas.iter().map(replica)) {
-            self.tasks.spawn(super::probe::run(node, endpoint, self.config.clock, self.events.0.clone(), hurry, cancel.clone()));
+            self.probe(Node::Replica(endpoint.address.clone()), endpoint.clone(), hurry, cancel.clone());
         }
+    }
+
+    fn probe(&self, node: Node, endpoint: crate::settings::Endpoint, hurry: Arc<Notify>, cancel: CancellationToken) {
+        self.tasks.spawn(super::probe::run(node, endpoint, self.config.clock, self.events.0.clone(), hurry, cancel));
+    }
+
+    /// The probes of the primary go where the relay goes.
+    fn probe_primary(&mut self, address: Option<&NodeAddress>, cancel: &CancellationToken) {
+        let Some(address) = address.filter(|address| self.primary.as_ref().is_none_or(|(probed, _)| probed != *address)) else { return };
+        let token = cancel.child_token();
+        if let Some((_, former)) = self.primary.replace((address.clone(), token.clone())) {
+            former.cancel();
+        }
+        let endpoint = self.config.settings.primary.endpoint(address.clone());
+        self.probe(Node::Primary(address.clone()), endpoint, self.hurry_primary.clone(), token);
+    }
+
+    fn look_at(&self, address: NodeAddress) {
+        let endpoint = self.config.settings.primary.endpoint(address.clone());
+        self.tasks.spawn(super::probe::once(Node::Candidate(address), endpoint, self.config.clock, self.events.0.clone()));
     }
 
     /// # Cancel safety
@@ -163,6 +185,7 @@ impl Driver {
                 self.hurry_probes(view.upstream.state);
                 Event::Relay(Box::new(view))
             }
+            Ok(()) = self.config.sentinels.changed() => Event::Sentinels(self.config.sentinels.borrow_and_update().clone()),
             Some(OperationRequest { operation, reply }) = self.config.operations.recv() => {
                 let request = self.next_request;
                 self.next_request += 1;
@@ -188,10 +211,10 @@ impl Driver {
     }
 
     /// Until the controller has nothing more to do; gives the time of its next tick.
-    async fn carry_out_all(&mut self) -> Instant {
+    async fn carry_out_all(&mut self, cancel: &CancellationToken) -> Instant {
         loop {
             match self.controller.poll_output() {
-                Output::Action(action) => self.carry_out(action).await,
+                Output::Action(action) => self.carry_out(action, cancel).await,
                 Output::Deadline(at) => {
                     let now = self.config.clock.now();
                     self.status.send_replace(Arc::new(self.controller.status(now)));
@@ -201,19 +224,21 @@ impl Driver {
         }
     }
 
-    async fn carry_out(&mut self, action: Action) {
+    async fn carry_out(&mut self, action: Action, cancel: &CancellationToken) {
         match action {
             Action::Persist(state) => self.persist(*state).await,
             Action::Assign(assignment) => {
                 self.assignment.send_replace(Arc::new(assignment));
             }
             Action::Orders(orders) => {
+                self.probe_primary(orders.primary.as_ref(), cancel);
                 self.orders.send_replace(*orders);
             }
             Action::Outbox(outbox) => {
                 self.outbox.send_replace(Arc::new(outbox));
             }
             Action::Server { id, generation: _, replica, command } => self.send(id, replica, command),
+            Action::Look(address) => self.look_at(address),
             Action::Reply { request, result } => {
                 if let Some(reply) = self.replies.remove(&request) {
                     // The asker may have gone away; the operation stands all the same.

@@ -11,6 +11,14 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+/// Looks once and sends one `Event::Probe`.
+pub(super) async fn once(node: Node, endpoint: Endpoint, clock: Clock, events: mpsc::Sender<Event>) {
+    let asked_at = clock.now();
+    let result = judged(look(&node, &endpoint, &mut None).await);
+    // The loop may have ended; then nobody waits for it.
+    let _ = events.send(Event::Probe { node, asked_at, result }).await;
+}
+
 /// Sends an `Event::Probe` at every look, until cancelled. `hurry` asks for a look at once.
 pub(super) async fn run(
     node: Node,
@@ -23,13 +31,10 @@ pub(super) async fn run(
     let mut connection: Option<AdminConnection> = None;
     loop {
         let (started, asked_at) = (Instant::now(), clock.now());
-        let result = match look(&node, &endpoint, &mut connection).await {
-            Ok(probe) => ProbeResult::Answered(Box::new(probe)),
-            Err(error) => {
-                connection = None;
-                ProbeResult::Failed(error.to_string())
-            }
-        };
+        let result = judged(look(&node, &endpoint, &mut connection).await);
+        if matches!(result, ProbeResult::Failed(_)) {
+            connection = None;
+        }
         let send = events.send(Event::Probe { node: node.clone(), asked_at, result });
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -41,6 +46,10 @@ pub(super) async fn run(
             () = async { hurry.notified().await; sleep_until(started + AT_MOST_EVERY).await } => {}
         }
     }
+}
+
+fn judged(looked: Result<Probe, AdminError>) -> ProbeResult {
+    looked.map_or_else(|error| ProbeResult::Failed(error.to_string()), |probe| ProbeResult::Answered(Box::new(probe)))
 }
 
 async fn look(node: &Node, endpoint: &Endpoint, connection: &mut Option<AdminConnection>) -> Result<Probe, AdminError> {

@@ -4,6 +4,7 @@
 //! for. After a restart it waits a moment for the replicas that it had, as the primary covers least of what it forgot if it begins where they are.
 
 use super::{RelayConfig, RelayError};
+use rbuddy_core::control::primary::{PrimaryAt, SentinelView};
 use rbuddy_core::control::relay::{Previous, RelayOrders, RelayView, SessionState, Start, UpstreamState};
 use rbuddy_core::replication::psync::HoldReason;
 use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position};
@@ -14,8 +15,13 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// Runs a relay that serves every replica that comes, until cancelled.
-pub async fn run_alone(config: RelayConfig, cancel: CancellationToken) -> Result<(), RelayError> {
+/// Runs a relay that serves every replica that comes, until cancelled. `sentinels` is what those say that know the primary.
+pub async fn run_alone(
+    config: RelayConfig,
+    mut sentinels: watch::Receiver<SentinelView>,
+    cancel: CancellationToken,
+) -> Result<(), RelayError> {
+    let (configured, own) = (config.primary.at(), config.settings.announce.clone());
     let relay = super::bind(RelayConfig { open: true, ..config }).await?;
     let mut view = relay.view();
     let (orders, received) = watch::channel(RelayOrders::default());
@@ -23,24 +29,34 @@ pub async fn run_alone(config: RelayConfig, cancel: CancellationToken) -> Result
         let mut patience = pin!(sleep(COMEBACK_PATIENCE));
         let mut is_patient = true;
         loop {
-            let next = guide(&view.borrow_and_update(), &orders.borrow(), is_patient);
+            let mut next = guide(&view.borrow_and_update(), &orders.borrow(), is_patient);
+            let told = primary_said(&configured, &view.borrow(), &sentinels.borrow_and_update());
+            next.primary = told.filter(|told| *told != own).or(next.primary);
             orders.send_if_modified(|now| {
                 let modified = *now != next;
                 *now = next;
                 modified
             });
             tokio::select! {
-                changed = view.changed() => if changed.is_err() {
-                    // The relay stops: it is awaited below.
-                    return std::future::pending::<()>().await;
-                },
+                // Nobody watches any more, or the relay stops: it is awaited below.
+                Ok(()) = view.changed() => {}
+                Ok(()) = sentinels.changed() => {}
                 () = &mut patience, if is_patient => is_patient = false,
+                else => return std::future::pending::<()>().await,
             }
         }
     };
     tokio::select! {
         ran = relay.run(received, cancel) => ran,
         () = guide => Ok(()),
+    }
+}
+
+/// Where the primary is said to be. Sentinels that are asked know best; else what one of them tells the relay counts.
+fn primary_said(configured: &PrimaryAt, view: &RelayView, sentinels: &SentinelView) -> Option<NodeAddress> {
+    match configured {
+        PrimaryAt::Named(_) => sentinels.named.clone(),
+        PrimaryAt::Fixed(_) => view.told_to_follow.as_ref().map(|told| told.address.clone()),
     }
 }
 
@@ -144,7 +160,7 @@ const STREAM_BYTES_MIN: u64 = 256 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rbuddy_core::control::relay::{FullResyncNeed, SessionView};
+    use rbuddy_core::control::relay::{FullResyncNeed, SessionView, ToldToFollow};
     use rbuddy_core::replication::history::KnownId;
     use rbuddy_core::replication::prospect::Gap;
     use rbuddy_core::types::{ReplId, Time};
@@ -203,11 +219,21 @@ mod tests {
             view.previous = previous(&[1, 2]);
             begins(start(&view, is_patient))
         };
-        let both = [(1, Some(position('b', 90))), (2, Some(position('a', 40))), (3, Some(position('x', 5)))];
+        let both = [(1, Some(position('b', 90))), (2, Some(position('a', 40))), (3, Some(position('c', 5)))];
         assert_eq!(back(&both, true), Some((position('b', 40), vec![90])), "under the present id, the others named too");
         assert_eq!(back(&both[..1], true), None, "the second is still waited for");
         assert_eq!(back(&both[..1], false), Some((position('b', 90), vec![])));
         assert_eq!(back(&[(2, Some(position('a', 60)))], false), Some((position('b', 70), vec![])), "past its id's limit: another history");
         assert_eq!(back(&[], false), Some((position('b', 70), vec![])), "nobody came: where the relay was");
+    }
+
+    #[test]
+    fn sentinels_that_are_asked_are_heard_and_else_what_they_tell_the_relay() {
+        let at = |port| NodeAddress::new("10.0.0.1", port);
+        let view = RelayView { told_to_follow: Some(ToldToFollow { address: at(2), number: 1 }), ..RelayView::default() };
+        let sentinels = SentinelView { named: Some(at(3)), trouble: None };
+        assert_eq!(primary_said(&PrimaryAt::Fixed(at(1)), &view, &sentinels), Some(at(2)));
+        assert_eq!(primary_said(&PrimaryAt::Named("m".into()), &view, &sentinels), Some(at(3)));
+        assert_eq!(primary_said(&PrimaryAt::Named("m".into()), &view, &SentinelView::default()), None);
     }
 }

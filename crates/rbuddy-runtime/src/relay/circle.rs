@@ -1,6 +1,6 @@
 //! Circles of replication: a relay that follows itself, or that would feed the primary which feeds it. Found before they turn.
 //!
-//! Told by addresses: a server is where it says that it listens. Not here: longer circles, which the primary's INFO tells.
+//! Told by addresses: a server is where it says that it listens. Not here: what the primary's INFO tells of it ([`super::inquiry`]).
 
 use super::listener::Door;
 use super::roster::is_this_machine;
@@ -37,7 +37,7 @@ impl Door {
         if self.is_own(&NodeAddress::new(shown, port)) {
             return Some(Circle::Itself);
         }
-        let primary = self.hub.primary().address;
+        let primary = self.hub.lock().primary.clone()?;
         self.roster.is_at(&primary, identity, peer, local).await.then_some(Circle::Primary(primary))
     }
 

@@ -4,6 +4,7 @@
 
 use super::RelayConfig;
 use super::files::Spool;
+use super::link::LinkError;
 use super::log_writer::MUCH_BYTES;
 use super::needs::{Away, DISK_RETRY, DiskRoom};
 use super::stretch::{Piece, Stretch, StretchKey};
@@ -64,8 +65,8 @@ pub(super) struct Inner {
     /// Last ACK sent upstream, in the live history.
     acked: Option<(StretchKey, Offset)>,
     pub(super) upstream: UpstreamView,
-    /// Where the primary is: as configured, or where the orders say it is now.
-    pub(super) primary: NodeAddress,
+    /// Where the primary is: as configured, or where the orders say it is now. `None`: nobody has said yet.
+    pub(super) primary: Option<NodeAddress>,
     /// A Sentinel's word on that.
     pub(super) told_to_follow: Option<ToldToFollow>,
     /// The complete snapshot and its history.
@@ -138,11 +139,12 @@ impl Hub {
     pub(super) fn new(
         config: RelayConfig,
         run_id: RunId,
+        primary: Option<NodeAddress>,
         resumable: Option<(DatasetId, Position)>,
         previous: Option<Previous>,
         view: watch::Receiver<RelayView>,
     ) -> Hub {
-        let inner = Inner { resumable, previous, ..Inner::new(config.primary.address.clone(), config.clock.now()) };
+        let inner = Inner { resumable, previous, ..Inner::new(primary, config.clock.now()) };
         let room = DiskRoom::new(config.dir.clone(), config.settings.backlog_disk_bytes);
         Hub {
             config,
@@ -161,8 +163,9 @@ impl Hub {
     }
 
     /// Where the primary is, and how to log in there.
-    pub(super) fn primary(&self) -> Endpoint {
-        Endpoint { address: self.lock().primary.clone(), ..self.config.primary.clone() }
+    pub(super) fn primary(&self) -> Result<Endpoint, LinkError> {
+        let address = self.lock().primary.clone();
+        address.map(|address| self.config.primary.endpoint(address)).ok_or(LinkError::NoPrimary)
     }
 
     pub(super) fn now(&self) -> Time {
@@ -342,7 +345,7 @@ impl Session {
 }
 
 impl Inner {
-    fn new(primary: NodeAddress, now: Time) -> Inner {
+    fn new(primary: Option<NodeAddress>, now: Time) -> Inner {
         Inner {
             stretches: Vec::new(),
             candidate: None,
@@ -391,7 +394,9 @@ impl Inner {
 
     /// A new live history. The one before has ended, as far as is known.
     pub(super) fn begin_history(&mut self, history: History, backlog_bytes: u64) -> StretchKey {
-        self.stretches.iter_mut().for_each(|stretch| stretch.history.live = false);
+        for stretch in self.stretches.iter_mut().filter(|stretch| stretch.history.live) {
+            stretch.end();
+        }
         self.keys_given += 1;
         let key = StretchKey(self.keys_given);
         self.stretches.push(Stretch::new(key, history, backlog_bytes));

@@ -4,7 +4,8 @@
 //! ([`RelayOrders::full_resync`]); a promoted primary is asked exactly behind the last byte that both have (protocol fact 4.4); where it may not be
 //! looked at, behind the last whole command. A refusal never becomes `PSYNC ? -1`. Not here: what is done with the answer ([`super::upstream`]).
 
-use super::hub::Hub;
+use super::circle::Circle;
+use super::hub::{Hub, Inner};
 use super::link::{Link, LinkError, Purpose};
 use super::stretch::StretchKey;
 use rbuddy_core::control::relay::{FullResyncNeed, RelayOrders, UpstreamState};
@@ -12,7 +13,7 @@ use rbuddy_core::info::ServerInfo;
 use rbuddy_core::replication::answer::PsyncAnswer;
 use rbuddy_core::replication::history::History;
 use rbuddy_core::replication::prospect::{Gap, Prospect, beginning, prospect};
-use rbuddy_core::types::{Position, ReplId};
+use rbuddy_core::types::{NodeAddress, Position, ReplId};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -41,7 +42,7 @@ enum Question {
 
 /// Asks the primary to go on, or, once that is permitted, for everything.
 pub(super) async fn inquire(hub: &Hub, orders: &watch::Receiver<RelayOrders>) -> Result<Inquiry, LinkError> {
-    let primary = hub.primary();
+    let primary = hub.primary()?;
     let mut link = Link::dial(&primary.address, hub.config.settings.upstream_timeout).await?;
     hub.upstream(UpstreamState::Handshake);
     link.shake_hands(&hub.config, &primary, Purpose::Follow, hub.version_to_announce()).await?;
@@ -90,10 +91,11 @@ async fn permitted(orders: &mut watch::Receiver<RelayOrders>, replid: ReplId) {
 fn question(hub: &Hub, info: Option<ServerInfo>) -> Result<Question, LinkError> {
     let mut inner = hub.lock();
     let Some(info) = info else { return Ok(Question::Blind(inner.last_whole_command())) };
-    let candidate = |inner: &super::hub::Inner| -> Option<(StretchKey, History)> {
+    let candidate = |inner: &Inner| -> Option<(StretchKey, History)> {
         let stretch = inner.stretch(inner.candidate?)?;
         Some((stretch.key, stretch.history.clone()))
     };
+    look_for_circles(hub, &inner, &info)?;
     let mut known = candidate(&inner);
     let mut found = prospect(known.as_ref().map(|(_, history)| history), &info);
     // Where the replicas are spread out, it begins where the primary still can, without those that are further back.
@@ -115,6 +117,18 @@ fn question(hub: &Hub, info: Option<ServerInfo>) -> Result<Question, LinkError> 
             None => Ok(Question::Blind(end)),
         },
         (Prospect::Continue(_), None) | (Prospect::Unknown, _) => Ok(Question::Blind(inner.last_whole_command())),
+    }
+}
+
+/// A primary that is this relay, or is fed by it, would feed its own stream back to itself.
+fn look_for_circles(hub: &Hub, inner: &Inner, info: &ServerInfo) -> Result<(), Circle> {
+    if info.run_id == Some(hub.run_id) {
+        return Err(Circle::Itself);
+    }
+    let is_fed_by_us = |from: &&NodeAddress| **from == hub.config.settings.announce || inner.sessions.contains_key(*from);
+    match (info.master.as_ref().filter(is_fed_by_us), &inner.primary) {
+        (Some(_), Some(primary)) => Err(Circle::Primary(primary.clone())),
+        (Some(_) | None, _) => Ok(()),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Both the main connection and the one for a snapshot on demand speak through this. Not here: when to dial, what to do with the answer.
 
 use super::RelayConfig;
+use super::circle::Circle;
 use crate::settings::Endpoint;
 use bytes::BytesMut;
 use rbuddy_core::info::ServerInfo;
@@ -30,6 +31,8 @@ pub(super) struct Link {
 /// Why a connection to the primary is over.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
+    #[error("nobody has said yet where the primary is")]
+    NoPrimary,
     #[error("dial {address}: {source}")]
     Dial { address: String, source: io::Error },
     #[error("no connection within {} s", DIAL_PATIENCE.as_secs())]
@@ -42,8 +45,12 @@ pub(super) enum LinkError {
     Moved(NodeAddress),
     #[error("{0}")]
     NotNow(Obstacle),
+    #[error("{0}: {remedy}", remedy = .0.remedy())]
+    Circle(#[from] Circle),
     #[error("a full resync is needed and not permitted yet: {0}")]
     NotPermitted(Gap),
+    #[error("the name {0} leads to another server now")]
+    Renamed(String),
     #[error("no byte from the primary for {0:?}")]
     Silent(Duration),
     #[error("the primary does not take what it is sent")]
@@ -92,6 +99,11 @@ impl Link {
         };
         tune(&stream, patience).map_err(LinkError::Broken)?;
         Ok(Link { stream, buffer: BytesMut::with_capacity(READ_BYTES), patience })
+    }
+
+    /// The server at the other end.
+    pub(super) fn peer(&self) -> Option<IpAddr> {
+        self.stream.peer_addr().ok().map(|peer| peer.ip().to_canonical())
     }
 
     /// Everything up to PSYNC. One command at a time: the primary refuses PSYNC while replies are pending (protocol fact 1.3).

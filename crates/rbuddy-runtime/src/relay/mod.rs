@@ -8,6 +8,7 @@
 //! | `upstream` | the one connection to the primary |
 //! | `inquiry` | what the primary is asked, and what is looked at before |
 //! | `link` | dialling, handshake, lines: what both connections to the primary share |
+//! | `name` | a primary that DNS names |
 //! | `snapshotter` | snapshots on demand over a second connection |
 //! | `spool` | receiving a snapshot: to disk, checked, then offered |
 //! | `needs`, `log`, `log_writer` | who needs bytes that memory loses; those bytes on disk, in segments; writing them |
@@ -33,6 +34,7 @@ mod link;
 mod listener;
 mod log;
 mod log_writer;
+mod name;
 mod needs;
 mod plan;
 mod ring;
@@ -51,7 +53,7 @@ mod visit;
 pub use alone::run_alone;
 
 use crate::clock::Clock;
-use crate::settings::{Credentials, Endpoint, RelaySettings};
+use crate::settings::{Credentials, Endpoint, PrimarySettings, RelaySettings};
 use bulletin::Bulletin;
 use files::FileError;
 use hub::Hub;
@@ -78,8 +80,8 @@ use upstream::Upstream;
 pub struct RelayConfig {
     /// Whose relay it is, for logs.
     pub group: GroupName,
-    /// The primary.
-    pub primary: Endpoint,
+    /// The primary. Where Sentinels know it, the orders say where it is.
+    pub primary: PrimarySettings,
     /// Its settings.
     pub settings: RelaySettings,
     /// The group's replicas: a connection is matched to one of these addresses.
@@ -158,7 +160,10 @@ pub async fn bind(config: RelayConfig) -> Result<Relay, RelayError> {
     let found = found.and_then(|found| found).map_err(|FileError { verb, path, source }| RelayError::Folder { verb, path, source })?;
     let resumable: Option<(DatasetId, Position)> = found.spool.as_ref().map(|found| (found.spool.dataset, found.history.end_position()));
     let (publisher, view) = watch::channel(RelayView::default());
-    let hub = Arc::new(Hub::new(config, found.run_id, resumable, found.previous, view));
+    // A controller remembers by itself where the primary was found.
+    let moved = found.primary.filter(|(_, configured)| config.open && *configured == config.primary.at());
+    let primary = moved.map(|(address, _)| address).or_else(|| config.primary.at().fixed().cloned());
+    let hub = Arc::new(Hub::new(config, found.run_id, primary, resumable, found.previous, view));
     publisher.send_replace(view::compose(&hub.lock()));
     Ok(Relay { hub, listener, local_addr, publisher, found: found.spool })
 }

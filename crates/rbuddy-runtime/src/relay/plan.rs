@@ -3,9 +3,10 @@
 use super::files::Spool;
 use super::hub::{Hub, Inner};
 use super::stretch::StretchKey;
+use rbuddy_core::replication::handshake::Identity;
 use rbuddy_core::replication::history::{History, Standing};
 use rbuddy_core::replication::psync::{Asked, FullResyncReason, HoldReason, Permit, Verdict, decide, may_load};
-use rbuddy_core::types::{NodeAddress, Offset, ReplId, ServerVersion};
+use rbuddy_core::types::{NodeAddress, Offset, Position, ReplId};
 use std::sync::Arc;
 
 /// What a session does about its PSYNC.
@@ -21,9 +22,14 @@ pub(super) enum Plan {
 
 impl Hub {
     /// Decides, and ties the session to its history in the same moment, so that nobody drops that in between.
-    pub(super) fn plan(&self, address: &NodeAddress, serial: u64, asked: Asked, permit: Permit, version: Option<ServerVersion>) -> Plan {
+    pub(super) fn plan(&self, address: &NodeAddress, serial: u64, asked: Asked, permit: Permit, identity: &Identity) -> Plan {
         let mut inner = self.lock();
-        let version = version.or_else(|| inner.versions.get(address).copied());
+        if let (Asked::From(replid, next), true) = (asked, identity.has_psync2)
+            && let Some(offset) = next.have()
+        {
+            inner.learn_boundary(Position::new(replid, offset));
+        }
+        let version = identity.version.or_else(|| inner.versions.get(address).copied());
         let histories: Vec<History> = inner.stretches.iter().map(|stretch| stretch.history.clone()).collect();
         let live = inner.live().map(|stretch| stretch.key);
         let ready = inner.spool.clone().filter(|(key, spool)| Some(*key) == live && is_followed(&inner, live, spool));
@@ -53,6 +59,19 @@ impl Hub {
             session.follows = follows;
         }
         plan
+    }
+}
+
+impl Inner {
+    /// Since 4.0 a replica asks behind what it has executed. After a restart of the relay that may be the first place where a command is known to end,
+    /// and a history that has ended in the middle of the next one ends there.
+    fn learn_boundary(&mut self, position: Position) {
+        for stretch in self.stretches.iter_mut().filter(|stretch| stretch.history.standing(position) == Standing::Covered) {
+            stretch.note_boundary(position.offset);
+            if !stretch.history.live {
+                stretch.end();
+            }
+        }
     }
 }
 

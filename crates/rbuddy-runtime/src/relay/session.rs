@@ -170,7 +170,7 @@ impl Session {
                 refuse(&mut self.stream, &shown, &self.hub).await;
                 return Err(SessionOver::NotOfGroup);
             };
-            match self.hub.plan(&self.address, self.serial, self.asked, permit, self.identity.version) {
+            match self.hub.plan(&self.address, self.serial, self.asked, permit, &self.identity) {
                 Plan::Hold(reason) => {
                     if told != Some(reason) {
                         info!(group = %self.hub.config.group, replica = %self.address, asked = ?self.asked, %reason, "replica held");

@@ -155,7 +155,7 @@ async fn take(hub: &Arc<Hub>) -> Result<DatasetId, LinkError> {
 }
 
 async fn take_of(hub: &Arc<Hub>, key: StretchKey, replid: ReplId) -> Result<DatasetId, LinkError> {
-    let primary = hub.primary();
+    let primary = hub.primary()?;
     let mut link = Link::dial(&primary.address, hub.config.settings.upstream_timeout).await?;
     link.shake_hands(&hub.config, &primary, Purpose::SnapshotOnly, hub.version_to_announce()).await?;
     let position = match link.psync(None).await? {

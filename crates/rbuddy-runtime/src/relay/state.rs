@@ -8,6 +8,7 @@ use super::hub::{Hub, Session};
 use super::log::{LOG_PREFIX, Log};
 use super::needs::DiskRoom;
 use super::stretch::{Stretch, StretchKey};
+use rbuddy_core::control::primary::PrimaryAt;
 use rbuddy_core::control::relay::{Previous, SessionState};
 use rbuddy_core::replication::history::History;
 use rbuddy_core::replication::rdb::RdbFacts;
@@ -26,6 +27,9 @@ struct Saved {
     run_id: RunId,
     /// The machine's boot during which this was written.
     boot: String,
+    /// Where the primary was, and what was configured then.
+    #[serde(default)]
+    primary: Option<(NodeAddress, PrimaryAt)>,
     /// The live history, and where it was then.
     live: Option<History>,
     /// Who followed it.
@@ -48,6 +52,8 @@ struct SavedSpool {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) run_id: RunId,
+    /// Where the primary was, and what was configured then.
+    pub(super) primary: Option<(NodeAddress, PrimaryAt)>,
     pub(super) spool: Option<Resumable>,
     /// What it followed.
     pub(super) previous: Option<Previous>,
@@ -92,11 +98,11 @@ pub(super) fn load(room: &DiskRoom) -> Result<Found, FileError> {
             });
             let replicas = saved.replicas;
             let previous = saved.live.map(|live| Previous { ids: live.ids().to_vec(), end: live.end_position(), replicas });
-            Found { run_id: saved.run_id, spool, previous }
+            Found { run_id: saved.run_id, primary: saved.primary, spool, previous }
         }
         Err(reason) => {
             tracing::info!(dir = %dir.display(), reason, "no state of an earlier run");
-            Found { run_id: new_run_id(), spool: None, previous: None }
+            Found { run_id: new_run_id(), primary: None, spool: None, previous: None }
         }
     };
     sweep(dir, found.spool.as_ref())?;
@@ -236,7 +242,8 @@ impl Hub {
             });
             let follows = |session: &Session| matches!(session.view.state, SessionState::Streaming { .. });
             let replicas = inner.sessions.iter().filter(|(_, session)| follows(session)).map(|(address, _)| address.clone()).collect();
-            Saved { run_id: self.run_id, boot: boot_id(), live, replicas, spool }
+            let primary = inner.primary.clone().map(|address| (address, self.config.primary.at()));
+            Saved { run_id: self.run_id, boot: boot_id(), primary, live, replicas, spool }
         };
         let dir = self.config.dir.clone();
         let written = tokio::task::spawn_blocking(move || write(&dir, &saved)).await;

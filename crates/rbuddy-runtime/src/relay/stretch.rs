@@ -135,6 +135,15 @@ impl Stretch {
         self.end.send_replace(offset);
     }
 
+    /// The primary adds nothing to it any more. Half a command at its end is of no use to anybody, and a replica never gets past the last whole one:
+    /// so that is where it ends. (Should the primary go on with it after all, it sends the rest anew.)
+    pub(super) fn end(&mut self) {
+        self.history.live = false;
+        if let Some(boundary) = self.boundary() {
+            self.cut_back(boundary);
+        }
+    }
+
     /// It begins here instead, where no command is open; nothing has arrived yet.
     pub(super) fn begin_at(&mut self, offset: Offset) {
         self.history.begin_at(offset);

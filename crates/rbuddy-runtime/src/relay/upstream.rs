@@ -13,6 +13,7 @@ use super::backoff::Backoff;
 use super::hub::{Arrival, Hub, history_at};
 use super::inquiry::{Inquiry, inquire};
 use super::link::{Link, LinkError};
+use super::name::unless_renamed;
 use super::spool::{self, OnDiskError};
 use super::state::Resumable;
 use super::stretch::StretchKey;
@@ -64,6 +65,11 @@ impl Upstream {
         };
         let Some(start) = start else { return };
         begin(&self.hub, start, found).await;
+        // What the orders say already counts for the first dial.
+        let ordered = ordered_elsewhere(&self.hub, &self.orders.borrow());
+        if let Some(to) = ordered {
+            self.move_to(to).await;
+        }
         loop {
             self.hub.upstream(UpstreamState::Connecting);
             let ended = tokio::select! {
@@ -71,7 +77,7 @@ impl Upstream {
                 () = cancel.cancelled() => return,
             };
             if let LinkError::Moved(to) = ended.cause {
-                self.move_to(to);
+                self.move_to(to).await;
                 continue;
             }
             let was = self.hub.lock().upstream.state;
@@ -80,31 +86,35 @@ impl Upstream {
             self.tell(was, ended.cause.to_string(), wait);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                to = primary_moved(&self.hub, self.orders.clone()) => self.move_to(to),
+                to = primary_moved(&self.hub, self.orders.clone()) => self.move_to(to).await,
                 () = cancel.cancelled() => return,
             }
         }
     }
 
-    /// The primary is elsewhere now. The old connection, if any, is closed.
-    fn move_to(&mut self, to: NodeAddress) {
-        info!(group = %self.hub.config.group, from = %self.hub.primary().address, %to, "following the primary to another address");
-        self.hub.update(|inner| inner.primary = to);
+    /// The primary is elsewhere now. The old connection, if any, is closed. On disk before it is dialled.
+    async fn move_to(&mut self, to: NodeAddress) {
+        let from = self.hub.update(|inner| inner.primary.replace(to.clone()));
+        info!(group = %self.hub.config.group, from = from.map(tracing::field::display), %to, "following the primary to another address");
+        if let Err(error) = self.hub.save().await {
+            warn!(group = %self.hub.config.group, %error, "state of the relay not written");
+        }
         self.quick.reset();
         self.slow.reset();
     }
 
     /// An end is news once: a primary that stays away is not told of at every attempt.
     fn tell(&self, was: UpstreamState, error: String, wait: Duration) {
-        let (group, primary, retry_ms) = (&self.hub.config.group, self.hub.primary().address, wait.as_millis());
+        let (group, retry_ms) = (&self.hub.config.group, wait.as_millis());
+        let primary = self.hub.lock().primary.clone().map(tracing::field::display);
         let is_known = self.hub.lock().upstream.last_error.as_ref() == Some(&error);
         match was {
             UpstreamState::Streaming | UpstreamState::ReceivingSnapshot => {
-                warn!(%group, %primary, ?was, %error, retry_ms, "upstream link lost")
+                warn!(%group, primary, ?was, %error, retry_ms, "upstream link lost")
             }
-            _ if is_known => debug!(%group, %primary, ?was, %error, retry_ms, "primary still not reached"),
+            _ if is_known => debug!(%group, primary, ?was, %error, retry_ms, "primary still not reached"),
             UpstreamState::Idle | UpstreamState::Connecting | UpstreamState::Handshake => {
-                warn!(%group, %primary, ?was, %error, retry_ms, "primary not reached");
+                warn!(%group, primary, ?was, %error, retry_ms, "primary not reached");
             }
         }
         self.hub.update(|inner| inner.upstream.last_error = Some(error));
@@ -135,7 +145,12 @@ impl Upstream {
         self.quick.reset();
         self.slow.reset();
         self.hub.upstream(UpstreamState::Streaming);
-        match unless_moved(primary_moved(&hub, self.orders.clone()), self.read_on(&mut link, key)).await {
+        let (moved, peer, primary) = (primary_moved(&hub, self.orders.clone()), link.peer(), hub.primary());
+        let reading = async {
+            let primary = primary?;
+            unless_renamed(&primary.address, peer, self.read_on(&mut link, key)).await
+        };
+        match unless_moved(moved, reading).await {
             Ok(never) => match never {},
             Err(cause) => Ended { cause, in_snapshot: false },
         }
@@ -297,12 +312,15 @@ async fn begin(hub: &Arc<Hub>, start: Start, found: Option<Resumable>) {
     }
 }
 
+fn ordered_elsewhere(hub: &Hub, orders: &RelayOrders) -> Option<NodeAddress> {
+    let current = hub.lock().primary.clone();
+    orders.primary.clone().filter(|primary| Some(primary) != current.as_ref())
+}
+
 /// Ready when the orders name another address than the one that is followed.
 async fn primary_moved(hub: &Hub, mut orders: watch::Receiver<RelayOrders>) -> NodeAddress {
-    let current = hub.primary().address;
-    let moved = |orders: &RelayOrders| orders.primary.clone().filter(|primary| *primary != current);
     loop {
-        if let Some(to) = moved(&orders.borrow_and_update()) {
+        if let Some(to) = ordered_elsewhere(hub, &orders.borrow_and_update()) {
             return to;
         }
         if orders.changed().await.is_err() {

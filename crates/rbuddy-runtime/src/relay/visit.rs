@@ -122,7 +122,8 @@ impl Surroundings for Around<'_> {
         let upstream = &inner.upstream;
         SelfReport {
             run_id: hub.run_id,
-            primary: inner.primary.clone(),
+            // Sentinel's own words for a master that is not known.
+            primary: inner.primary.clone().unwrap_or_else(|| NodeAddress::new("?", 0)),
             is_link_up: upstream.state == UpstreamState::Streaming,
             is_sync_in_progress: upstream.state == UpstreamState::ReceivingSnapshot,
             last_io_s: upstream.last_byte_at.map(|at| now.since(at).as_secs()),

@@ -184,7 +184,7 @@ pub(crate) fn config(primary: &Server, replicas: &[&Server], dir: &std::path::Pa
     let endpoint = |server: &Server| Endpoint { address: server.address(), user: None, password: None };
     RelayConfig {
         group: "test".parse().expect("a name"),
-        primary: endpoint(primary),
+        primary: endpoint(primary).into(),
         settings: RelaySettings {
             backlog_bytes: 4 << 20,
             upstream_timeout: Duration::from_secs(5),

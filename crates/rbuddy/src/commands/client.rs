@@ -46,6 +46,7 @@ pub(crate) async fn order(args: &ApiArgs, operation: Operation) -> Result<(), Fa
         Operation::Failover => ("failover", json!({})),
         Operation::Approve { dataset } => ("approve", json!({ "dataset": dataset })),
         Operation::Adopt { replica } => ("adopt", json!({ "replica": replica })),
+        Operation::SetPrimary { address } => ("set-primary", json!({ "address": address })),
         Operation::Pause => ("pause", json!({})),
         Operation::Resume => ("resume", json!({})),
     };

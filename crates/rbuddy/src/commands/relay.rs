@@ -1,21 +1,22 @@
 //! `rbuddy relay`: the relay alone, without controller, state or API. Any replica that connects is served as a primary would serve it.
 
-use crate::config::{Listen, Wrong, endpoint};
+use crate::config::{Listen, Wrong, primary};
 use crate::exit::{Exit, Failure};
 use crate::signals;
 use anyhow::Context;
 use clap::Args;
 use rbuddy_core::types::NodeAddress;
+use rbuddy_runtime::app::run_relay_alone;
 use rbuddy_runtime::clock::Clock;
-use rbuddy_runtime::relay::{RelayConfig, run_alone};
-use rbuddy_runtime::settings::{Endpoint, RelaySettings};
+use rbuddy_runtime::relay::RelayConfig;
+use rbuddy_runtime::settings::{PrimarySettings, RelaySettings};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub(crate) struct RelayArgs {
-    /// The primary: HOST:PORT or redis://HOST:PORT. With a password give redis://user:password@HOST:PORT in the environment,
+    /// The primary: HOST:PORT or redis://HOST:PORT, or whom to ask for it: redis-sentinel://HOST:PORT,HOST:PORT/NAME. With a password give redis://user:password@HOST:PORT in the environment,
     /// where other users do not see it; replicas must then say the same password
     #[arg(long, env = "RBUDDY_UPSTREAM", hide_env_values = true, value_name = "HOST:PORT")]
     upstream: String,
@@ -43,18 +44,18 @@ pub(crate) async fn run(args: RelayArgs) -> Result<(), Failure> {
     let config = config(&args)?;
     std::fs::create_dir_all(&args.dir).with_context(|| format!("create the folder {}", args.dir.display()))?;
     let cancel = signals::cancelled_by_signals()?;
-    run_alone(config, cancel).await.map_err(|error| anyhow::Error::from(error).into())
+    run_relay_alone(config, cancel).await.map_err(|error| anyhow::Error::from(error).into())
 }
 
 fn config(args: &RelayArgs) -> Result<RelayConfig, Failure> {
     let url = if args.upstream.contains("://") { args.upstream.clone() } else { format!("redis://{}", args.upstream) };
-    let primary: Endpoint = endpoint(&url).map_err(|wrong| usage("--upstream", &wrong))?;
+    let primary: PrimarySettings = primary(&url).map_err(|wrong| usage("--upstream", &wrong))?;
     let listen = Listen::parse(&args.listen).map_err(|wrong| usage("--listen", &wrong))?;
     let backlog_bytes = crate::config::size(&args.backlog).map_err(|wrong| usage("--backlog", &wrong))?;
     let backlog_disk_bytes = crate::config::size(&args.backlog_disk_max).map_err(|wrong| usage("--backlog-disk-max", &wrong))?;
     let upstream_timeout = within("--upstream-timeout", &args.upstream_timeout, UPSTREAM_TIMEOUT)?;
     let replica_timeout = within("--replica-timeout", &args.replica_timeout, REPLICA_TIMEOUT)?;
-    if listen.port == 0 || listen.answers(&primary.address) {
+    if listen.port == 0 || primary.at().fixed().is_some_and(|primary| listen.answers(primary)) {
         return Err(Failure::new(Exit::Usage, "--listen: choose a port that is not 0 and not the primary's"));
     }
     if !listen.is_loopback() && primary.password.is_none() {

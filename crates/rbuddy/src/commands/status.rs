@@ -6,6 +6,7 @@ use crate::out;
 use clap::Args;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::{Timestamp, tz::TimeZone};
+use rbuddy_core::control::primary::PrimarySource;
 use rbuddy_core::control::relay::{SessionState, UpstreamState, UpstreamView};
 use rbuddy_core::control::status::{GroupStatus, ReplicaStatus};
 use rbuddy_core::types::{Position, Time};
@@ -63,10 +64,16 @@ fn primary(status: &GroupStatus) -> String {
     let primary = &status.primary;
     let version = primary.version.map(|version| format!(", {version}")).unwrap_or_default();
     let keys = primary.keys.map(|keys| format!(", {keys} keys")).unwrap_or_default();
+    let note = primary.note.as_ref().map(|note| format!("\n  {note}")).unwrap_or_default();
+    let Some(address) = &primary.address else { return format!("  primary: no Sentinel has named it yet{note}") };
+    let source = match primary.source {
+        PrimarySource::Configured => String::new(),
+        source @ (PrimarySource::Sentinels | PrimarySource::ToldRelay | PrimarySource::Operator) => format!(" ({source})"),
+    };
     match &primary.error {
-        Some(error) if !primary.reachable => format!("  primary {}: {error}", primary.address),
-        Some(_) | None if !primary.reachable => format!("  primary {}: not reachable", primary.address),
-        Some(_) | None => format!("  primary {}{version}{keys}", primary.address),
+        Some(error) if !primary.reachable => format!("  primary {address}{source}: {error}{note}"),
+        Some(_) | None if !primary.reachable => format!("  primary {address}{source}: not reachable{note}"),
+        Some(_) | None => format!("  primary {address}{source}{version}{keys}{note}"),
     }
 }
 

@@ -6,7 +6,8 @@ use super::problem::Problems;
 use super::units::{Listen, same_host};
 use rbuddy_core::control::settings::StandbyMode;
 use rbuddy_core::types::NodeAddress;
-use rbuddy_runtime::settings::Endpoint;
+use rbuddy_runtime::settings::{Endpoint, PrimaryPlace};
+use std::ops::Range;
 
 /// An address that rbuddy binds.
 struct Bound<'d> {
@@ -45,20 +46,32 @@ fn bound<'d>(api: Option<&'d Placed<Listen>>, groups: &'d [GroupDraft]) -> Vec<B
 }
 
 fn servers_are_not_us(group: &GroupDraft, bound: &[Bound<'_>], problems: &mut Problems) {
-    for server in group.primary.iter().chain(&group.replicas) {
-        if let Some(us) = bound.iter().find(|us| us.listen.value.answers(&server.value.address)) {
-            let message = format!("{} is the address of {}", server.value.address, us.what);
-            problems.error(server.span.clone(), message, "name the server's own address here, or listen elsewhere");
+    let replicas = group.replicas.iter().map(|replica| (&replica.value.address, &replica.span));
+    for (address, span) in of_primary(group).into_iter().chain(replicas) {
+        if let Some(us) = bound.iter().find(|us| us.listen.value.answers(address)) {
+            let message = format!("{address} is the address of {}", us.what);
+            problems.error(span.clone(), message, "name the server's own address here, or listen elsewhere");
         }
+    }
+}
+
+/// The primary, or the Sentinels that know it.
+fn of_primary(group: &GroupDraft) -> Vec<(&NodeAddress, &Range<usize>)> {
+    let Some(primary) = &group.primary else { return Vec::new() };
+    match &primary.value.place {
+        PrimaryPlace::Fixed(address) => vec![(address, &primary.span)],
+        PrimaryPlace::Sentinels(settings) => settings.sentinels.iter().map(|sentinel| (&sentinel.address, &primary.span)).collect(),
     }
 }
 
 fn replica_is_not_the_primary(group: &GroupDraft, groups: &[GroupDraft], problems: &mut Problems) {
     for replica in &group.replicas {
-        let is_primary_of = |other: &&GroupDraft| other.primary.as_ref().is_some_and(|primary| is_same(&primary.value, &replica.value));
+        let is_primary_of = |other: &&GroupDraft| of_primary(other).iter().any(|(address, _)| is_same(address, &replica.value.address));
         let Some(other) = groups.iter().find(is_primary_of) else { continue };
         let whose = if std::ptr::eq(other, group) { String::new() } else { in_group("of", other) };
-        let message = format!("the replica {} is the primary{whose}", replica.value.address);
+        let is_fixed = other.primary.as_ref().is_some_and(|primary| primary.value.sentinels().is_none());
+        let what = if is_fixed { "the primary" } else { "a Sentinel" };
+        let message = format!("the replica {} is {what}{whose}", replica.value.address);
         problems.error(replica.span.clone(), message, "remove it from `replicas`: rbuddy empties replicas and never touches a primary");
     }
 }
@@ -67,7 +80,9 @@ fn replicas_are_named_once(groups: &[GroupDraft], problems: &mut Problems) {
     let all: Vec<(&GroupDraft, &Placed<Endpoint>)> =
         groups.iter().flat_map(|group| group.replicas.iter().map(move |replica| (group, replica))).collect();
     for (at, (group, replica)) in all.iter().enumerate() {
-        let Some((other, _)) = all[..at].iter().find(|(_, earlier)| is_same(&earlier.value, &replica.value)) else { continue };
+        let Some((other, _)) = all[..at].iter().find(|(_, earlier)| is_same(&earlier.value.address, &replica.value.address)) else {
+            continue;
+        };
         let whose = if std::ptr::eq(*other, *group) { String::new() } else { in_group("in", other) };
         problems.error(
             replica.span.clone(),
@@ -106,7 +121,6 @@ fn in_group(preposition: &str, group: &GroupDraft) -> String {
     group.name.as_ref().map(|name| format!(" {preposition} group `{name}`")).unwrap_or_default()
 }
 
-fn is_same(one: &Endpoint, other: &Endpoint) -> bool {
-    let (one, other): (&NodeAddress, &NodeAddress) = (&one.address, &other.address);
+fn is_same(one: &NodeAddress, other: &NodeAddress) -> bool {
     one.port == other.port && same_host(&one.host, &other.host)
 }

@@ -7,7 +7,10 @@ use super::units::{Listen, Wrong, bare_host, parse_port};
 use rbuddy_core::control::relay::AckPolicy;
 use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::types::{GroupName, NodeAddress};
-use rbuddy_runtime::settings::{Credentials, Endpoint, GroupSettings, NotifyFormat, NotifySettings, ReaderSettings, RelaySettings, Secret};
+use rbuddy_runtime::settings::{
+    Credentials, Endpoint, GroupSettings, NotifyFormat, NotifySettings, PrimaryPlace, PrimarySettings, ReaderSettings, RelaySettings,
+    Secret, SentinelSettings,
+};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -15,7 +18,7 @@ use std::time::Duration;
 pub(crate) struct GroupDraft {
     pub(crate) name: Option<GroupName>,
     pub(crate) span: Range<usize>,
-    pub(crate) primary: Option<Placed<Endpoint>>,
+    pub(crate) primary: Option<Placed<PrimarySettings>>,
     pub(crate) replicas: Vec<Placed<Endpoint>>,
     pub(crate) are_replicas_sound: bool,
     pub(crate) relay: Option<RelayDraft>,
@@ -93,7 +96,7 @@ impl GroupDraft {
         let announce = relay.announce?;
         let policy = GroupPolicy {
             group: self.name?,
-            primary: primary.address.clone(),
+            primary: primary.at(),
             replicas: replicas.iter().map(|replica| replica.address.clone()).collect(),
             actives: usize::try_from(self.actives.unwrap_or(1)).ok()?,
             relay: announce.clone(),
@@ -146,13 +149,70 @@ fn group_name(name: &Placed<String>, problems: &mut Problems) -> Option<GroupNam
     parsed.ok()
 }
 
-fn primary(field: &Field<'_>, problems: &mut Problems) -> Option<Placed<Endpoint>> {
-    if field.is_table() {
-        let message = format!("`{}`: a primary named by Sentinel is not yet in this version", field.path);
-        problems.error(field.span.clone(), message, "name the primary itself: primary = \"redis://host:port\"");
+/// Its URL, or `{ sentinel = […], name = "…" }`.
+fn primary(field: &Field<'_>, problems: &mut Problems) -> Option<Placed<PrimarySettings>> {
+    if !field.is_table() {
+        return field.parsed(problems, server::primary);
+    }
+    let mut fields = field.table(problems)?;
+    let example = "primary = { sentinel = [\"127.0.0.1:26379\"], name = \"mymaster\" }";
+    let sentinels = fields.need("sentinel", example, problems).and_then(|field| sentinels(&field, problems));
+    let name = fields.need("name", example, problems).and_then(|field| field.parsed(problems, server::sentinel_name));
+    let own_login = login(&mut fields, "user", "password", problems);
+    let sentinel_login = login(&mut fields, "sentinel_user", "sentinel_password", problems);
+    fields.finish(problems);
+    let (user, password) = sentinel_login?;
+    let endpoint = |address| Endpoint { address, user: user.clone(), password: password.clone() };
+    let sentinels = SentinelSettings { name: name?.value, sentinels: sentinels?.into_iter().map(endpoint).collect() };
+    let (user, password) = own_login?;
+    Some(Placed { value: PrimarySettings { place: PrimaryPlace::Sentinels(sentinels), user, password }, span: field.span.clone() })
+}
+
+/// `None` if it is wrong; a user alone is.
+fn login(
+    fields: &mut Fields<'_>,
+    user: &'static str,
+    password: &'static str,
+    problems: &mut Problems,
+) -> Option<(Option<String>, Option<Secret>)> {
+    let (user, password_field) = (fields.take(user), fields.take(password));
+    if let (Some(user), None) = (&user, &password_field) {
+        problems.error(user.span.clone(), format!("`{}` has no password", user.path), format!("add {password} = \"…\""));
         return None;
     }
-    field.parsed(problems, server::endpoint)
+    let user = user.map(|field| field.text(problems).map(str::to_owned));
+    let password = password_field.map(|field| field.text(problems).map(Secret::new));
+    // Present and wrong is not the same as absent.
+    match (user, password) {
+        (Some(None), _) | (_, Some(None)) => None,
+        (user, password) => Some((user.flatten(), password.flatten())),
+    }
+}
+
+/// The Sentinels, each once.
+fn sentinels(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<NodeAddress>> {
+    let mut sentinels: Vec<NodeAddress> = Vec::new();
+    let elements = field.array(problems)?;
+    if elements.is_empty() {
+        problems.error(
+            field.span.clone(),
+            format!("`{}` names no Sentinel", field.path),
+            "name at least one; all, so that any may be away",
+        );
+        return None;
+    }
+    let mut are_sound = true;
+    for element in elements {
+        match element.parsed(problems, server::sentinel) {
+            None => are_sound = false,
+            Some(twice) if sentinels.contains(&twice.value) => {
+                problems.error(twice.span, "this Sentinel is named twice", "remove one");
+                are_sound = false;
+            }
+            Some(sentinel) => sentinels.push(sentinel.value),
+        }
+    }
+    are_sound.then_some(sentinels)
 }
 
 /// The sound ones, and whether all are.

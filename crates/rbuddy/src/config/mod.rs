@@ -23,7 +23,7 @@ mod tests;
 mod units;
 
 pub(crate) use problem::Problems;
-pub(crate) use server::endpoint;
+pub(crate) use server::primary;
 pub(crate) use units::{Listen, Wrong, duration, size};
 
 use fields::{Field, Fields, Placed};

@@ -31,6 +31,7 @@ const SHOWN: &[&str] = &[
     "sentinel",
     "name",
     "user",
+    "sentinel_user",
 ];
 
 /// The same text, byte for byte as long, with `*` for every secret.
@@ -154,6 +155,10 @@ mod tests {
             ("token = \"abc", "token = \"***"),
             ("token = a b # c", "token = *******"),
             ("token = \"\"\"a\nb\"\"\"", "token = \"\"\"***\"\"\""),
+            (
+                "primary = { sentinel = [\"a:1\"], sentinel_user = \"u\", sentinel_password = \"pw\" }",
+                "primary = { sentinel = [\"a:1\"], sentinel_user = \"u\", sentinel_password = \"**\" }",
+            ),
             ("auth = { user = \"u\", password = \"pw\" }", "auth = { user = \"u\", password = \"**\" }"),
             ("notify = [{ url = \"https://h.example/T0/B1?k=2\" }]", "notify = [{ url = \"https://h.example/*********\" }]"),
             ("token = \"pässword\"", "token = \"*********\""),

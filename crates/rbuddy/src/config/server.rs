@@ -1,11 +1,14 @@
-//! `redis://[user:password@]host[:port]`: where a server is and how to log in. Messages never repeat the text, since a mistake in it
+//! `redis://[user:password@]host[:port]`: where a server is and how to log in; `redis-sentinel://…/NAME`: who knows where. Messages never repeat the text, since a mistake in it
 //! may have put the password anywhere.
 
 use super::units::{Wrong, bare_host, parse_port};
 use rbuddy_core::types::NodeAddress;
-use rbuddy_runtime::settings::{Endpoint, Secret};
+use rbuddy_runtime::settings::{Endpoint, PrimaryPlace, PrimarySettings, Secret, SentinelSettings};
 
 const FORM: &str = "write redis://host:port, redis://:password@host:port or redis://user:password@host:port";
+
+const SENTINEL_SCHEMES: [&str; 3] = ["redis-sentinel", "redis+sentinel", "sentinel"];
+const SENTINEL_FORM: &str = "write redis-sentinel://host:port,host:port/NAME";
 
 /// Reads the URL of a server.
 pub(crate) fn endpoint(text: &str) -> Result<Endpoint, Wrong> {
@@ -20,8 +23,8 @@ pub(crate) fn endpoint(text: &str) -> Result<Endpoint, Wrong> {
                 "use redis:// over a trusted network or a tunnel (stunnel, spiped, WireGuard)",
             ));
         }
-        "redis-sentinel" | "redis+sentinel" => {
-            return Err(Wrong::new("a primary named by Sentinel is not yet in this version", "name the primary itself: redis://host:port"));
+        scheme if SENTINEL_SCHEMES.contains(&scheme) => {
+            return Err(Wrong::new("only the primary may be named by Sentinels", FORM));
         }
         _ => return Err(Wrong::new("the URL's scheme is not redis", FORM)),
     }
@@ -35,15 +38,50 @@ pub(crate) fn endpoint(text: &str) -> Result<Endpoint, Wrong> {
     Ok(Endpoint { address, user, password })
 }
 
+/// Reads the URL of a primary: a server's, or `redis-sentinel://[user:password@]host[:port][,host[:port]…]/NAME`, where the login is the primary's.
+pub(crate) fn primary(text: &str) -> Result<PrimarySettings, Wrong> {
+    let Some((_, rest)) = text.split_once("://").filter(|(scheme, _)| SENTINEL_SCHEMES.contains(scheme)) else {
+        return endpoint(text).map(PrimarySettings::from);
+    };
+    let (credentials, place) = rest.rsplit_once('@').map_or((None, rest), |(credentials, place)| (Some(credentials), place));
+    let (hosts, name) = place.split_once('/').ok_or_else(|| Wrong::new("the URL does not name the primary", SENTINEL_FORM))?;
+    let name = sentinel_name(name)?;
+    let (user, password) = credentials.map_or(Ok((None, None)), login)?;
+    let mut sentinels = Vec::new();
+    for host in hosts.split(',') {
+        sentinels.push(Endpoint { address: sentinel(host)?, user: None, password: None });
+    }
+    Ok(PrimarySettings { place: PrimaryPlace::Sentinels(SentinelSettings { name, sentinels }), user, password })
+}
+
+/// `host[:port]` of a Sentinel, also as a URL.
+pub(crate) fn sentinel(text: &str) -> Result<NodeAddress, Wrong> {
+    let place = text.strip_prefix("redis://").unwrap_or(text).trim_end_matches('/');
+    if place.contains('@') {
+        return Err(Wrong::new("the login stands elsewhere", "write HOST:PORT here, and sentinel_user, sentinel_password beside it"));
+    }
+    host_and_port(place, 26379)
+}
+
+/// What Sentinels call a primary.
+pub(crate) fn sentinel_name(text: &str) -> Result<String, Wrong> {
+    let is_sound = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    if is_sound { Ok(text.to_owned()) } else { Err(Wrong::new("this is no name that a Sentinel knows", "a name has A-Z a-z 0-9 . - _")) }
+}
+
 fn address(place: &str) -> Result<NodeAddress, Wrong> {
     let (authority, path) = place.split_once('/').unwrap_or((place, ""));
     if !matches!(path, "" | "0") {
         return Err(Wrong::new("the URL names a database or a path", "leave it out: replication carries all databases"));
     }
+    host_and_port(authority, 6379)
+}
+
+fn host_and_port(authority: &str, default: u16) -> Result<NodeAddress, Wrong> {
     let has_port = authority.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':') || host.ends_with(']'));
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if has_port => (host, parse_port(port)?),
-        Some(_) | None => (authority, 6379),
+        Some(_) | None => (authority, default),
     };
     if port == 0 {
         return Err(Wrong::new("there is no port 0 to connect to", "write a port from 1 to 65535"));

@@ -13,6 +13,7 @@ listen = "127.0.0.1:9999"             # GET /active, GET /v1/status; elsewhere t
 [groups.main]
 # The server that takes the writes. rbuddy reads from it and never changes anything there.
 primary = "redis://127.0.0.1:6379"    # redis://user:password@host:port if it wants a login
+# primary = { sentinel = ["127.0.0.1:26379"], name = "mymaster" }    # instead, if Sentinels decide which server that is
 
 # The servers that rbuddy manages: it tells them whom to follow, and empties the one that is to be filled anew.
 replicas = ["redis://127.0.0.1:6380", "redis://127.0.0.1:6381"]

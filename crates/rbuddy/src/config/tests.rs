@@ -1,6 +1,7 @@
 //! Whole files in, all complaints out.
 
 use super::{Loaded, parse, template::TEMPLATE};
+use rbuddy_core::control::primary::PrimaryAt;
 use rbuddy_core::control::settings::{FreezeMode, StandbyMode};
 use rbuddy_runtime::settings::NotifyFormat;
 use std::time::Duration;
@@ -199,14 +200,41 @@ fn a_relay_on_all_addresses_must_say_which_one_replicas_follow() {
 }
 
 #[test]
-fn a_primary_named_by_sentinel_is_refused_with_a_clear_word() {
-    let text = SOUND.replace("\"redis://127.0.0.1:6379\"", "{ sentinel = [\"redis://127.0.0.1:26379\"], name = \"mymaster\" }");
-    assert_eq!(
-        said(&text),
-        [
-            "f:3:11: error: `groups.main.primary`: a primary named by Sentinel is not yet in this version (name the primary itself: primary = \"redis://host:port\")"
-        ]
-    );
+fn a_primary_may_be_named_by_sentinels_with_logins_of_their_own() {
+    let table = "{ sentinel = [\"10.0.0.1\", \"redis://10.0.0.2:7\"], name = \"mymaster\", user = \"u\", password = \"p\", sentinel_password = \"s\" }";
+    let loaded = sound(&SOUND.replace("\"redis://127.0.0.1:6379\"", table));
+    let primary = &loaded.settings.groups[0].primary;
+    let sentinels = primary.sentinels().expect("named");
+    let shown: Vec<String> = sentinels.sentinels.iter().map(|sentinel| sentinel.address.to_string()).collect();
+    assert_eq!((sentinels.name.as_str(), shown), ("mymaster", vec!["10.0.0.1:26379".to_owned(), "10.0.0.2:7".to_owned()]));
+    assert_eq!((primary.user.as_deref(), primary.password.as_ref().map(|pw| pw.expose())), (Some("u"), Some("p")));
+    assert_eq!(sentinels.sentinels[0].password.as_ref().map(|pw| pw.expose()), Some("s"));
+    assert_eq!(loaded.settings.groups[0].policy.primary, PrimaryAt::Named("mymaster".to_owned()));
+    let url = sound(&SOUND.replace("redis://127.0.0.1:6379", "redis-sentinel://:p@10.0.0.1,10.0.0.2:7/mymaster"));
+    let of_url = &url.settings.groups[0].primary;
+    assert_eq!(of_url.sentinels().expect("named").sentinels[1].address.to_string(), "10.0.0.2:7");
+    assert_eq!(of_url.password.as_ref().map(|pw| pw.expose()), Some("p"));
+}
+
+#[test]
+fn mistakes_about_sentinels_are_named() {
+    for (table, words) in [
+        ("{ name = \"m\" }", "`groups.main.primary.sentinel` is missing"),
+        ("{ sentinel = [\"a:1\"] }", "`groups.main.primary.name` is missing"),
+        ("{ sentinel = [], name = \"m\" }", "names no Sentinel"),
+        ("{ sentinel = [\"a:1\", \"a:1\"], name = \"m\" }", "this Sentinel is named twice"),
+        ("{ sentinel = [\"a:x\"], name = \"m\" }", "is not a port"),
+        ("{ sentinel = [\"redis://:hunter2@a:1\"], name = \"m\" }", "the login stands elsewhere"),
+        ("{ sentinel = [\"a:1\"], name = \"m m\" }", "no name that a Sentinel knows"),
+        ("{ sentinel = [\"a:1\"], name = \"m\", sentinel_user = \"u\" }", "has no password"),
+        ("{ sentinel = [\"127.0.0.1:6380\"], name = \"m\" }", "the replica 127.0.0.1:6380 is a Sentinel"),
+        ("{ sentinel = [\"127.0.0.1:6382\"], name = \"m\" }", "127.0.0.1:6382 is the address of the relay"),
+        ("\"redis-sentinel://a:1\"", "does not name the primary"),
+    ] {
+        let lines = said(&SOUND.replace("\"redis://127.0.0.1:6379\"", table));
+        assert!(lines.iter().any(|line| line.contains(words)), "{table}: {lines:#?}");
+        assert!(!lines.iter().any(|line| line.contains("hunter2")), "{lines:#?}");
+    }
 }
 
 #[test]

@@ -5,11 +5,13 @@
 //! | [`mod@identity`] | what makes `run` refuse: who is who, cluster mode |
 //! | [`roles`] | reachable, whom it follows, whose keys it holds, what it can load |
 //! | [`orders`] | what our login may do, `masterauth`, how a replica behaves while held |
-//! | [`upkeep`] | restarts, memory, backlog, drift, Sentinels |
+//! | [`upkeep`] | restarts, memory, backlog, drift |
+//! | [`sentinels`] | those that are asked for the primary, those that would interfere |
 
 mod identity;
 mod orders;
 mod roles;
+mod sentinels;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -25,6 +27,7 @@ pub(super) fn group(group: &GroupFacts) -> Vec<Finding> {
     roles::judge(group, &mut findings);
     orders::judge(group, &mut findings);
     upkeep::judge(group, &mut findings);
+    sentinels::judge(group, &mut findings);
     findings.into_list()
 }
 

@@ -5,8 +5,8 @@ use super::super::finding::{Findings, Topic};
 use rbuddy_core::types::NodeAddress;
 
 pub(super) fn judge(group: &GroupFacts, findings: &mut Findings<'_>) {
-    if let Some(facts) = group.known_primary() {
-        commands(&group.primary.address, facts, findings);
+    if let Some((address, facts)) = group.known_primary() {
+        commands(address, facts, findings);
     }
     for (address, facts) in group.known_replicas() {
         commands(address, facts, findings);

@@ -7,14 +7,14 @@ use rbuddy_core::info::Role;
 use rbuddy_core::types::{Flavour, NodeAddress, ReplId, ServerVersion};
 
 pub(super) fn judge(group: &GroupFacts, findings: &mut Findings<'_>) {
-    for server in std::iter::once(&group.primary).chain(&group.replicas) {
+    for server in group.primary.iter().chain(&group.replicas) {
         reachable(server, findings);
     }
     primary_role(group, findings);
     for (address, facts) in group.known_replicas() {
         replica_role(group, address, facts, findings);
         fence(group, address, facts, findings);
-        if let Some(primary) = group.known_primary() {
+        if let Some((_, primary)) = group.known_primary() {
             data(group, address, facts, primary, findings);
         }
     }
@@ -41,12 +41,11 @@ fn reachable(server: &Server, findings: &mut Findings<'_>) {
 }
 
 fn primary_role(group: &GroupFacts, findings: &mut Findings<'_>) {
-    let Some(facts) = group.known_primary() else { return };
-    let address = &group.primary.address;
+    let Some((address, facts)) = group.known_primary() else { return };
     let policy = &group.settings.policy;
     match (facts.info.role, &facts.info.master) {
         (Some(Role::Sentinel), _) => {
-            findings.error(address, Topic::Role, "is a Sentinel", "name the server itself: rbuddy does not ask Sentinels yet");
+            findings.error(address, Topic::Role, "is a Sentinel", "ask it: primary = { sentinel = [\"HOST:26379\"], name = \"mymaster\" }");
         }
         (Some(Role::Slave), Some(master)) if *master == policy.relay || policy.replicas.contains(master) => {
             findings.error(
@@ -78,11 +77,12 @@ fn replica_role(group: &GroupFacts, address: &NodeAddress, facts: &ServerFacts, 
     match (facts.info.role, &facts.info.master) {
         (Some(Role::Sentinel), _) => findings.error(address, Topic::Role, "is a Sentinel", "remove it from `replicas`"),
         (Some(Role::Slave), Some(master)) if *master == policy.relay => findings.ok(address, Topic::Role, "follows the relay"),
-        (Some(Role::Slave), Some(master)) if *master == policy.primary => {
+        (Some(Role::Slave), Some(master)) if Some(master) == group.primary.as_ref().map(|primary| &primary.address) => {
             findings.ok(address, Topic::Role, "follows the primary; the relay takes it over with a partial resync");
         }
         (Some(Role::Slave), Some(master)) => {
-            let message = format!("follows {master}, which is neither {} nor the relay {}", policy.primary, policy.relay);
+            let primary = group.primary.as_ref().map_or("the primary".to_owned(), |primary| primary.address.to_string());
+            let message = format!("follows {master}, which is neither {primary} nor the relay {}", policy.relay);
             findings.warning(
                 address,
                 Topic::Role,
@@ -170,7 +170,7 @@ fn fence(group: &GroupFacts, address: &NodeAddress, facts: &ServerFacts, finding
 
 /// A server that is given a snapshot it cannot load empties itself or dies.
 fn snapshot_format(group: &GroupFacts, findings: &mut Findings<'_>) {
-    let Some(primary) = group.known_primary().and_then(|facts| facts.info.version) else { return };
+    let Some(primary) = group.known_primary().and_then(|(_, facts)| facts.info.version) else { return };
     let versions: Vec<(&NodeAddress, ServerVersion)> =
         group.known_replicas().filter_map(|(address, facts)| Some((address, facts.info.version?))).collect();
     // The relay announces the least of its replicas, since one snapshot serves all.

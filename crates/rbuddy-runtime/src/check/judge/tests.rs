@@ -4,7 +4,9 @@ use super::super::facts::{Access, GroupFacts, Server, ServerFacts, Silence};
 use super::super::finding::{Finding, Severity, Topic};
 use super::super::gather::{FOR_PRIMARY, FOR_REPLICAS};
 use super::{group, identity, size};
-use crate::settings::{Credentials, Endpoint, GroupSettings, RelaySettings, Secret};
+use crate::primary::{Answer, Said};
+use crate::settings::{Credentials, Endpoint, GroupSettings, PrimaryPlace, RelaySettings, Secret, SentinelSettings};
+use rbuddy_core::control::primary::PrimaryAt;
 use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::types::NodeAddress;
@@ -16,7 +18,7 @@ fn sound() -> GroupFacts {
     let relay = NodeAddress::new("relay", 4);
     let policy = GroupPolicy {
         group: "main".parse().expect("a name"),
-        primary: primary.clone(),
+        primary: PrimaryAt::Fixed(primary.clone()),
         replicas: vec![NodeAddress::new("a", 2), NodeAddress::new("b", 3)],
         actives: 1,
         relay: relay.clone(),
@@ -31,7 +33,7 @@ fn sound() -> GroupFacts {
     };
     let endpoint = |address: &NodeAddress| Endpoint { address: address.clone(), user: None, password: None };
     let settings = GroupSettings {
-        primary: endpoint(&primary),
+        primary: endpoint(&primary).into(),
         replicas: policy.replicas.iter().map(endpoint).collect(),
         relay: RelaySettings::listening("0.0.0.0:4", relay),
         reader: None,
@@ -52,7 +54,8 @@ fn sound() -> GroupFacts {
     let mut primary_facts = facts(&primary_info, FOR_PRIMARY);
     primary_facts.write_rate = Some(1024.0);
     GroupFacts {
-        primary: Server { address: primary, facts: Ok(primary_facts) },
+        primary: Some(Server { address: primary, facts: Ok(primary_facts) }),
+        sentinels: Vec::new(),
         replicas: vec![
             Server {
                 address: NodeAddress::new("a", 2),
@@ -91,6 +94,10 @@ fn faults(group_facts: &GroupFacts) -> Vec<(Severity, Option<String>, Topic)> {
     list.map(|finding| (finding.severity, finding.server.map(|server| server.to_string()), finding.topic)).collect()
 }
 
+fn primary(group: &mut GroupFacts) -> &mut ServerFacts {
+    group.primary.as_mut().expect("there is one").facts.as_mut().expect("it answered")
+}
+
 fn replica(group: &mut GroupFacts, at: usize) -> &mut ServerFacts {
     group.replicas[at].facts.as_mut().expect("it answered")
 }
@@ -120,7 +127,7 @@ fn each_fault_is_named_at_its_server() {
     use Severity::{Error, Note, Warning};
     type Change = fn(&mut GroupFacts);
     let changes: [(Change, Severity, Option<&str>, Topic); 27] = [
-        (|g| replica(g, 1).info.run_id = g.known_primary().and_then(|p| p.info.run_id), Error, Some("b:3"), Topic::Identity),
+        (|g| replica(g, 1).info.run_id = g.known_primary().and_then(|(_, p)| p.info.run_id), Error, Some("b:3"), Topic::Identity),
         (|g| replica(g, 1).info.run_id = replica(g, 0).info.run_id, Error, Some("b:3"), Topic::Identity),
         (|g| replica(g, 0).info.is_cluster = true, Error, Some("a:2"), Topic::Cluster),
         (|g| g.replicas[0].facts = Err(Silence { is_denied: false, reason: "gone".into() }), Error, Some("a:2"), Topic::Reachable),
@@ -142,7 +149,7 @@ fn each_fault_is_named_at_its_server() {
         (|g| replica(g, 0).file_replicaof = Some(None), Note, Some("a:2"), Topic::Restart),
         (|g| replica(g, 0).info.max_memory = Some(10), Warning, Some("a:2"), Topic::Memory),
         (|g| replica(g, 0).info.system_memory = Some(10), Warning, Some("a:2"), Topic::Memory),
-        (|g| g.primary.facts.as_mut().expect("answered").write_rate = Some(1e7), Warning, Some("p:1"), Topic::Backlog),
+        (|g| primary(g).write_rate = Some(1e7), Warning, Some("p:1"), Topic::Backlog),
         (|g| _ = replica(g, 0).config.insert("maxmemory-policy", "allkeys-lru".into()), Warning, None, Topic::Drift),
         (|g| _ = replica(g, 0).config.insert("databases", "4".into()), Error, Some("a:2"), Topic::Drift),
         (|g| _ = replica(g, 0).modules.insert(Default::default()), Error, Some("a:2"), Topic::Drift),
@@ -151,7 +158,7 @@ fn each_fault_is_named_at_its_server() {
     for (at, (change, severity, server, topic)) in changes.into_iter().enumerate() {
         let mut group = sound();
         if topic == Topic::Drift {
-            group.primary.facts.as_mut().expect("answered").modules.as_mut().expect("asked").insert("bloom".into());
+            primary(&mut group).modules.as_mut().expect("asked").insert("bloom".into());
             replica(&mut group, 0).modules.as_mut().expect("asked").insert("bloom".into());
             replica(&mut group, 1).modules.as_mut().expect("asked").insert("bloom".into());
         }
@@ -204,4 +211,41 @@ fn masterauth_is_compared_and_never_shown() {
 #[test]
 fn sizes_are_readable() {
     assert_eq!((size(1023).as_str(), size(1 << 20).as_str(), size(u64::MAX).as_str()), ("1023 bytes", "1.0 MiB", "16777216.0 TiB"));
+}
+
+/// A sound group whose primary three Sentinels name, with these answers.
+fn named_by(answers: [Result<Answer, String>; 3]) -> GroupFacts {
+    let mut group = sound();
+    let at = |host: &str| NodeAddress::new(host, 26379);
+    let sentinels = ["s1", "s2", "s3"].map(|host| Endpoint { address: at(host), user: None, password: None }).to_vec();
+    group.settings.primary.place = PrimaryPlace::Sentinels(SentinelSettings { name: "m".into(), sentinels });
+    let said = ["s1", "s2", "s3"].into_iter().zip(answers).map(|(host, answer)| Said { sentinel: at(host), answer });
+    group.sentinels = said.collect();
+    group
+}
+
+#[test]
+fn sentinels_are_asked_and_each_fault_of_theirs_is_named() {
+    let names = |host: &str, epoch| Ok(Answer::Names { address: NodeAddress::new(host, 1), epoch: Some(epoch) });
+    let silent = || Err("s3:26379 did not answer".to_owned());
+    assert_eq!(faults(&named_by([names("p", 1), names("p", 1), names("p", 1)])), []);
+    let of = |server: &str| Some(server.to_owned());
+    let faults_of = |answers| faults(&named_by(answers));
+    assert_eq!(faults_of([names("p", 1), names("p", 1), silent()]), [(Severity::Warning, of("s3:26379"), Topic::Sentinel)]);
+    assert_eq!(faults_of([names("p", 1), Ok(Answer::UnknownName), names("p", 1)]), [(Severity::Error, of("s2:26379"), Topic::Sentinel)]);
+    assert_eq!(faults_of([names("p", 2), names("old", 1), names("p", 2)]), [(Severity::Warning, None, Topic::Sentinel)]);
+    let nobody = faults_of([silent(), silent(), silent()]);
+    assert!(nobody.contains(&(Severity::Error, None, Topic::Sentinel)), "{nobody:?}");
+}
+
+#[test]
+fn a_replica_that_sentinels_made_the_primary_does_not_keep_rbuddy_from_starting() {
+    let names = || Ok(Answer::Names { address: NodeAddress::new("p", 1), epoch: None });
+    let mut group = named_by([names(), names(), names()]);
+    replica(&mut group, 1).info.run_id = primary(&mut group).info.run_id;
+    let findings = identity(&[group]);
+    assert_eq!(
+        findings.iter().map(|finding| (finding.severity, finding.topic)).collect::<Vec<_>>(),
+        [(Severity::Warning, Topic::Identity)]
+    );
 }

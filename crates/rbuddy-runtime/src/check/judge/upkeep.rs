@@ -1,4 +1,4 @@
-//! What hurts later: restarts, memory, backlog, drift, Sentinels.
+//! What hurts later: restarts, memory, backlog, drift.
 
 use super::super::facts::{GroupFacts, ServerFacts};
 use super::super::finding::{Findings, Severity, Topic};
@@ -10,16 +10,15 @@ pub(super) fn judge(group: &GroupFacts, findings: &mut Findings<'_>) {
     for (address, facts) in group.known_replicas() {
         restart(group, address, facts, findings);
     }
-    if let Some(primary) = group.known_primary() {
+    if let Some((address, primary)) = group.known_primary() {
         if primary.persists() == Some(false) {
             let message = "keeps nothing over a restart: it would come back empty, which rbuddy refuses until `approve`";
-            findings.note(&group.primary.address, Topic::Restart, message, "switch on RDB or AOF there");
+            findings.note(address, Topic::Restart, message, "switch on RDB or AOF there");
         }
-        backlog(group, primary, findings);
+        backlog(group, address, primary, findings);
     }
     memory(group, findings);
     drift(group, findings);
-    sentinels(group, findings);
 }
 
 /// What a server does on its own restart belongs to it: only its file and its command line decide.
@@ -57,10 +56,10 @@ fn restart(group: &GroupFacts, address: &NodeAddress, facts: &ServerFacts, findi
 }
 
 /// How long a break the backlogs cover; a longer one costs a full resync.
-fn backlog(group: &GroupFacts, primary: &ServerFacts, findings: &mut Findings<'_>) {
+fn backlog(group: &GroupFacts, address: &NodeAddress, primary: &ServerFacts, findings: &mut Findings<'_>) {
     let (Some(rate), Some(bytes)) = (primary.write_rate, primary.info.backlog_size) else { return };
     let kept = [
-        (&group.settings.policy.primary, "the primary's backlog", bytes, "raise repl-backlog-size on the primary"),
+        (address, "the primary's backlog", bytes, "raise repl-backlog-size on the primary"),
         (&group.settings.policy.relay, "the relay's backlog", group.settings.relay.backlog_bytes, "raise `backlog` of the relay"),
     ];
     for (address, whose, bytes, remedy) in kept {
@@ -80,7 +79,9 @@ fn backlog(group: &GroupFacts, primary: &ServerFacts, findings: &mut Findings<'_
 
 /// While a standby is filled, each replica of a host holds the whole dataset.
 fn memory(group: &GroupFacts, findings: &mut Findings<'_>) {
-    let Some(dataset) = group.known_primary().and_then(|primary| primary.info.used_memory) else { return };
+    let Some((primary, dataset)) = group.known_primary().and_then(|(address, facts)| Some((address, facts.info.used_memory?))) else {
+        return;
+    };
     let mut hosts: BTreeMap<&str, Vec<(&NodeAddress, &ServerFacts)>> = BTreeMap::new();
     for (address, facts) in group.known_replicas() {
         hosts.entry(&address.host).or_default().push((address, facts));
@@ -92,7 +93,7 @@ fn memory(group: &GroupFacts, findings: &mut Findings<'_>) {
     for (host, servers) in hosts {
         let Some(room) = servers.iter().filter_map(|(_, facts)| facts.info.system_memory).max() else { continue };
         let needed = servers.iter().fold(0u64, |sum, (_, facts)| sum.saturating_add(facts.info.used_memory.unwrap_or(0).max(dataset)));
-        let here = if group.primary.address.host == host { needed.saturating_add(dataset) } else { needed };
+        let here = if primary.host == host { needed.saturating_add(dataset) } else { needed };
         let message = format!("needs {} during a failover, its machine has {}", size(here), size(room));
         let address = servers[0].0;
         if here > room {
@@ -125,7 +126,7 @@ fn drift(group: &GroupFacts, findings: &mut Findings<'_>) {
             drifts += 1;
         }
     }
-    if let Some(primary) = group.known_primary() {
+    if let Some((_, primary)) = group.known_primary() {
         drifts += against_primary(group, primary, findings);
     }
     if drifts == 0 && group.known_replicas().count() > 1 {
@@ -164,20 +165,6 @@ fn values(group: &GroupFacts, value: impl Fn(&ServerFacts) -> Option<String>) ->
 
 fn listed(names: &BTreeSet<String>) -> String {
     if names.is_empty() { "none".to_owned() } else { names.iter().cloned().collect::<Vec<_>>().join("+") }
-}
-
-/// A Sentinel that knows a replica re-points it to the primary, past the relay.
-fn sentinels(group: &GroupFacts, findings: &mut Findings<'_>) {
-    if let Some(count) = group.known_primary().map(|facts| facts.sentinels).filter(|count| *count > 0) {
-        let message = format!("{count} Sentinel(s) watch the primary");
-        let remedy = "rbuddy does not follow their failovers yet; replicas that they have seen are re-pointed past the relay";
-        findings.note(&group.primary.address, Topic::Sentinel, message, remedy);
-    }
-    for (address, facts) in group.known_replicas().filter(|(_, facts)| facts.sentinels > 0) {
-        let message = format!("{} Sentinel(s) know this replica and would re-point it to the primary, past the relay", facts.sentinels);
-        let remedy = "once the relay has taken the replicas over: SENTINEL RESET <name> on every Sentinel";
-        findings.warning(address, Topic::Sentinel, message, remedy);
-    }
 }
 
 /// Shorter breaks are ordinary: a restart of a switch, of the primary, of rbuddy.
