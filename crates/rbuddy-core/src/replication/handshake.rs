@@ -92,7 +92,7 @@ impl Handshake {
             "CLIENT" => client(&arguments[1..]),
             "COMMAND" => Answer::Reply(b"*0\r\n".to_vec()),
             "SELECT" => error("ERR rbuddy's relay holds no data"),
-            _ => error(&format!("ERR unknown command '{}'", command.chars().take(64).collect::<String>())),
+            _ => error(&format!("ERR unknown command '{}'", command.chars().take(NAME_SHOWN_MAX).collect::<String>())),
         }
     }
 
@@ -205,6 +205,8 @@ impl fmt::Debug for Login {
     }
 }
 
+/// Replicas read a line of at most 255 bytes (protocol fact 1.2), and a character may take four.
+const NAME_SHOWN_MAX: usize = 50;
 /// As servers limit it (INET6_ADDRSTRLEN is less, names may be longer).
 const ADDRESS_BYTES_MAX: usize = 255;
 
@@ -289,6 +291,12 @@ mod tests {
         assert_eq!(handshake.answer(&arguments, report), reply("+OK"));
         assert_eq!(say(&mut handshake, "PING"), reply("+PONG"));
         assert!(!format!("{handshake:?}").contains("se cret"));
+    }
+
+    #[test]
+    fn an_unknown_command_is_refused_in_a_line_that_replicas_can_read() {
+        let Answer::Reply(line) = say(&mut Handshake::new(None), &"\u{1f980}".repeat(100)) else { panic!("no reply") };
+        assert!(line.starts_with(b"-ERR unknown command") && line.len() < 255, "{} bytes", line.len());
     }
 
     #[test]
