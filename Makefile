@@ -1,5 +1,5 @@
 # What people and CI call. Everything is said by the scripts; nothing is installed behind anybody's back.
-.PHONY: help setup test-servers demo test check fmt
+.PHONY: help setup test-servers demo test check fmt fuzz fuzz-corpus
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -16,11 +16,19 @@ demo: setup ## watch reads survive a primary that breaks in three ways
 test: test-servers ## run all tests against real servers
 	@scripts/run-tests $(ARGS)
 
+fuzz: ## look for inputs that break what reads bytes of others (SECONDS=600 for each target, TARGETS="rdb info")
+	@scripts/fuzz --seconds $(or $(SECONDS),600) $(TARGETS)
+
+fuzz-corpus: ## take over what fuzzing found into the inputs that `make test` checks
+	@scripts/fuzz --keep $(TARGETS)
+
 fmt: ## format the code
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 
 check: ## what CI runs: format, lints, tests, documentation
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	@scripts/run-tests
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --document-private-items --quiet
