@@ -65,7 +65,7 @@ pub enum FullResyncReason {
         /// The id.
         asked: ReplId,
     },
-    /// Its id was replaced before the byte it asks for.
+    /// Its id was replaced, or its history ended, before the byte it asks for.
     PastLimit {
         /// The byte.
         asked: NextByte,
@@ -135,22 +135,24 @@ pub fn decide(asked: Asked, permit: Permit, histories: &[History], snapshot: Opt
         |live: &usize| histories.iter().any(|ended| !ended.live && history::is_ambiguous(&histories[*live], ended, position));
     let first = live.filter(|live| only_live || !is_ambiguous(live));
     let candidates = first.into_iter().chain((0..histories.len()).filter(|index| Some(*index) != live && !only_live));
-    let mut refusal = FullResyncReason::UnknownHistory { asked: position.replid };
+    // Of the live history where that knows the id: it is the one that the replica is to follow.
+    let mut refusal = None;
     for index in candidates {
         let history = &histories[index];
-        match history.standing(position) {
-            Standing::Covered if !history.live && position.offset == history.end => {
-                let reason = HoldReason::EndOfHistory { end: history.end };
-                return if permit == Permit::Keep { Verdict::Hold(reason) } else { full(refusal, permit, snapshot) };
+        let reason = match history.standing(position) {
+            Standing::Covered if history.live || position.offset < history.end => {
+                return Verdict::Continue { history: index, announce: history.replid(), from };
             }
-            Standing::Covered => return Verdict::Continue { history: index, announce: history.replid(), from },
+            Standing::Covered if permit == Permit::Keep => return Verdict::Hold(HoldReason::EndOfHistory { end: history.end }),
             Standing::Ahead { end } if history.live => return Verdict::Hold(HoldReason::Ahead { asked: from, end }),
-            Standing::Ahead { .. } | Standing::UnknownId => {}
-            Standing::PastLimit { limit } => refusal = FullResyncReason::PastLimit { asked: from, limit },
-            Standing::TooOld { oldest } => refusal = FullResyncReason::BacklogTooShort { asked: from, oldest },
-        }
+            Standing::UnknownId => continue,
+            Standing::Covered => FullResyncReason::PastLimit { asked: from, limit: history.end },
+            Standing::Ahead { end: limit } | Standing::PastLimit { limit } => FullResyncReason::PastLimit { asked: from, limit },
+            Standing::TooOld { oldest } => FullResyncReason::BacklogTooShort { asked: from, oldest },
+        };
+        refusal.get_or_insert(reason);
     }
-    full(refusal, permit, snapshot)
+    full(refusal.unwrap_or(FullResyncReason::UnknownHistory { asked: position.replid }), permit, snapshot)
 }
 
 fn full(reason: FullResyncReason, permit: Permit, snapshot: Option<DatasetId>) -> Verdict {
@@ -216,6 +218,22 @@ mod tests {
         for asked in [Asked::Nothing, from('c', 5), from('a', 0), from('a', 103)] {
             assert!(matches!(ask(asked), Verdict::Hold(_)), "{asked:?}");
         }
+    }
+
+    #[test]
+    fn behind_the_end_of_a_history_that_is_known_the_reason_is_its_end() {
+        let histories = [history('a', 0, 100, false), history('b', 500, 600, true)];
+        for next in [101, 103] {
+            let Asked::From(_, asked) = from('a', next) else { panic!("a byte") };
+            let reason = FullResyncReason::PastLimit { asked, limit: at('a', 100).offset };
+            let auto = decide(from('a', next), Permit::Auto, &histories, None);
+            assert_eq!(auto, Verdict::Hold(HoldReason::NeedsFullResync(reason)), "{next}");
+        }
+        let histories = [history('a', 0, 100, false), history('a', 500, 600, true)];
+        let Asked::From(_, asked) = from('a', 201) else { panic!("a byte") };
+        let reason = FullResyncReason::BacklogTooShort { asked, oldest: at('a', 500).offset.next_byte() };
+        let keep = decide(from('a', 201), Permit::Keep, &histories, None);
+        assert_eq!(keep, Verdict::Hold(HoldReason::NeedsFullResync(reason)), "the live history's reason comes first");
     }
 
     #[test]
