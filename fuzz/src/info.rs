@@ -17,19 +17,19 @@ pub fn check(input: &[u8]) {
     assert_eq!((info.keyspace.keys, info.keyspace.expires), sums(text));
     assert!(info.keyspace.persistent() <= info.keyspace.keys);
 
-    let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(ServerInfo::parse(&lines.join("\n")), info, "line ends");
-    assert_eq!(ServerInfo::parse(&lines.join("\r\n# Section\r\nunknown_field:1\r\n\r\n")), info, "lines between that say nothing");
+    // Line ends, lines that say nothing, and, where no field is told twice, the order change nothing.
+    let mut lines: Vec<&str> = text.lines().collect();
     let mut seen = BTreeSet::new();
     if lines.iter().all(|line| seen.insert(key(line))) {
-        assert_eq!(ServerInfo::parse(&lines.iter().rev().copied().collect::<Vec<_>>().join("\n")), info, "the order of the lines");
+        lines.reverse();
     }
+    assert_eq!(ServerInfo::parse(&lines.join("\n# Section\nunknown_field:1\r\n")), info);
     // What a server says is part of the events that are written down to be replayed.
     let written = serde_json::to_string(&info).expect("plain data");
     assert_eq!(serde_json::from_str::<ServerInfo>(&written).expect("as it was written"), info);
 }
 
-fn key<'a>(line: &&'a str) -> &'a str {
+fn key(line: &str) -> &str {
     line.split(':').next().unwrap_or("")
 }
 
