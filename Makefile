@@ -1,5 +1,5 @@
 # What people and CI call. Everything is said by the scripts; nothing is installed behind anybody's back.
-.PHONY: help setup test-servers demo test bench-relay chaos-relay check fmt
+.PHONY: help setup test-servers demo test bench-relay chaos-relay fuzz fuzz-corpus check fmt
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -26,11 +26,19 @@ bench-relay: ## measure the relay beside direct replication, HAProxy and socat (
 chaos-relay: test-servers ## break everything around the relay alone, in ROUNDS=200 seeded rounds from SEED=1000 on
 	@scripts/chaos-relay
 
+fuzz: ## look for inputs that break what reads bytes of others (SECONDS=600 for each target, TARGETS="rdb info")
+	@scripts/fuzz --seconds $(or $(SECONDS),600) $(TARGETS)
+
+fuzz-corpus: ## take over what fuzzing found into the inputs that `make test` checks
+	@scripts/fuzz --keep $(TARGETS)
+
 fmt: ## format the code
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 
 check: ## what CI runs: format, lints, tests, documentation
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	@scripts/run-tests
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --document-private-items --quiet

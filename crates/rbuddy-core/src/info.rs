@@ -166,10 +166,9 @@ impl ServerInfo {
             (None, Some(text)) => ServerVersion::parse(Flavour::Redis, text).ok(),
             (None, None) => None,
         };
-        if let (Some(host), Some(port)) = (master_host, master_port)
-            && port != 0
-        {
-            info.master = Some(NodeAddress::new(host, port));
+        if let (Some(host), Some(port)) = (master_host, master_port) {
+            // Through its text: what is no address there could be written down with this answer, and never be read again.
+            info.master = NodeAddress::new(host, port).to_string().parse().ok();
         }
         // A replica's own count is slave_repl_offset; before 7.0 it shows a constant 1 while there is no link, hence the larger of the two.
         info.offset = info.offset.max(replica_offset);
@@ -236,6 +235,17 @@ mod tests {
     fn valkey_is_told_from_redis() {
         let info = ServerInfo::parse("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n");
         assert_eq!(info.version.map(|version| version.to_string()).as_deref(), Some("Valkey 9.1.2"));
+    }
+
+    #[test]
+    fn what_was_read_can_be_written_and_read_again() {
+        for host in ["", " ", "a b", "a\rb", "a\u{7f}", "[a", "::1", "a:b", "redis.example"] {
+            let info = ServerInfo::parse(&format!("master_host:{host}\r\nmaster_port:6379\r\n"));
+            let written = serde_json::to_string(&info).expect("plain data");
+            assert_eq!(serde_json::from_str::<ServerInfo>(&written).expect("as it was written"), info, "{host:?}");
+        }
+        let address = NodeAddress::new("::1", 6379);
+        assert_eq!(ServerInfo::parse("master_host:::1\nmaster_port:6379").master, Some(address));
     }
 
     #[test]

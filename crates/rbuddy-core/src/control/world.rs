@@ -148,7 +148,7 @@ impl World {
             SessionState::Streaming { seeded, .. } => seeded,
             SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
         });
-        let is_ambiguous = || self.relay.histories.iter().any(|ended| !ended.live && history::is_ambiguous(live, ended, position));
+        let is_ambiguous = || self.relay.histories.iter().any(|ended| !ended.live && history::may_be_of_another(ended, position));
         seeded.is_some_and(|dataset| stands_on(live, dataset.0)) || !is_ambiguous()
     }
 

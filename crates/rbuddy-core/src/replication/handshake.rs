@@ -30,7 +30,7 @@ use crate::resp::encode;
 use crate::types::NodeAddress;
 use introduction::psync;
 use plain::{Label, Plain};
-use reply::{error, ok, unknown, wrong_number};
+use reply::{error, ok, shown, unknown, wrong_number};
 use subscriptions::By;
 use transaction::Transaction;
 
@@ -235,7 +235,7 @@ impl Handshake {
             ("PING", [text]) => subscriptions::pong(text),
             ("PING", [..]) => wrong_number("ping"),
             _ => self.subscription(command, arguments).unwrap_or_else(|| {
-                let command: String = command.chars().take(64).collect::<String>().to_ascii_lowercase();
+                let command = shown(command).to_ascii_lowercase();
                 error(&format!(
                     "ERR Can't execute '{command}': only (P)SUBSCRIBE / (P)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
                 ))

@@ -140,12 +140,12 @@ impl History {
     }
 }
 
-/// Whether `position` may be of `ended` as well as of `live`, which are not the same bytes there: the primary began again, under the same id, below
-/// what `ended` has (somebody restored an image of the machine). Only what was seeded with `live` is of `live` then.
-pub fn is_ambiguous(live: &History, ended: &History, position: Position) -> bool {
-    let names = |history: &History| history.ids.iter().any(|id| id.replid == position.replid);
-    let start = live.dataset.map(|dataset| dataset.0.offset);
-    names(live) && names(ended) && start.is_some_and(|start| position.offset > start && position.offset <= ended.end)
+/// Whether a replica that stands at `position` of one history may have followed `other` instead, where the bytes are not the same: the primary began
+/// again, under the same id, below what had arrived (somebody restored an image of its machine). What follows in the one is wrong for the other's.
+/// Also where one ends and the other starts: a primary that goes on from its own past may be at any byte when it is seen again.
+pub fn may_be_of_another(other: &History, position: Position) -> bool {
+    let start = other.dataset.map_or(Offset::ZERO, |dataset| dataset.0.offset);
+    start <= position.offset && matches!(other.standing(position), Standing::Covered | Standing::TooOld { .. })
 }
 
 /// How many ids of one history are remembered. Each costs a line in the state file; a replica that slept through this many changes of the id takes

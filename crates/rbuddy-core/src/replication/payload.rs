@@ -93,11 +93,9 @@ impl PayloadReader {
 /// Adds to `line` up to and with its line feed.
 fn take_line(line: &mut Vec<u8>, rest: &[u8]) -> Result<usize, PayloadError> {
     let count = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
-    if line.len() + count > LINE_BYTES_MAX {
-        return Err(bad_header(line));
-    }
-    line.extend_from_slice(&rest[..count]);
-    Ok(count)
+    let kept = count.min(LINE_BYTES_MAX - line.len());
+    line.extend_from_slice(&rest[..kept]);
+    if kept < count { Err(bad_header(line)) } else { Ok(count) }
 }
 
 /// What a complete line leads to; an empty one is a sign of life, and the next line is awaited.
@@ -216,6 +214,14 @@ mod tests {
             ["-ERR no\r\n", "$0\r\n", "$x\r\n", "$-1\r\n", "$EOF:short\r\n", "+OK\r\n", "$99999999999999999999\r\n", &"a".repeat(300)]
         {
             assert!(read(input.as_bytes(), &[]).is_err(), "{input}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_shown_however_it_is_cut() {
+        let input = [b'a'; 300];
+        for cut in 0..=input.len() {
+            assert_eq!(read(&input, &[cut]), Err(PayloadError::BadHeader("a".repeat(64))), "cut at {cut}");
         }
     }
 

@@ -65,7 +65,7 @@ pub enum FullResyncReason {
         /// The id.
         asked: ReplId,
     },
-    /// Its id was replaced before the byte it asks for.
+    /// Its id was replaced, or its history ended, before the byte it asks for.
     PastLimit {
         /// The byte.
         asked: NextByte,
@@ -78,6 +78,11 @@ pub enum FullResyncReason {
         asked: NextByte,
         /// First byte that is kept.
         oldest: NextByte,
+    },
+    /// Two histories that differ have its id and reach over where it stands: the primary began again, under the same id, below what had arrived.
+    Ambiguous {
+        /// The byte.
+        asked: NextByte,
     },
     /// It asks for byte 0, which no stream has.
     NoSuchByte,
@@ -138,26 +143,32 @@ pub fn decide(asked: Asked, permit: Permit, histories: &[History], snapshot: Opt
     };
     // The live history first: a replica at the end of a finished one may be covered by the live one too, after a release.
     let only_live = matches!(permit, Permit::Seed(_));
-    let is_ambiguous =
-        |live: &usize| histories.iter().any(|ended| !ended.live && history::is_ambiguous(&histories[*live], ended, position));
-    let first = live.filter(|live| only_live || !is_ambiguous(live));
-    let candidates = first.into_iter().chain((0..histories.len()).filter(|index| Some(*index) != live && !only_live));
-    let mut refusal = FullResyncReason::UnknownHistory { asked: position.replid };
+    // One with a permit to be seeded has nothing else, or was seeded with the live one before.
+    let is_ambiguous = |this: usize| {
+        let mut others = histories.iter().enumerate().filter(|(index, _)| *index != this);
+        !only_live && others.any(|(_, other)| history::may_be_of_another(other, position))
+    };
+    let candidates = live.into_iter().chain((0..histories.len()).filter(|index| Some(*index) != live && !only_live));
+    // Of the live history where that knows the id: it is the one that the replica is to follow.
+    let mut refusal = None;
     for index in candidates {
         let history = &histories[index];
-        match history.standing(position) {
-            Standing::Covered if !history.live && position.offset == history.end => {
-                let reason = HoldReason::EndOfHistory { end: history.end };
-                return if permit == Permit::Keep { Verdict::Hold(reason) } else { full(refusal, permit, snapshot) };
-            }
-            Standing::Covered => return Verdict::Continue { history: index, announce: history.replid(), from },
+        let has_more = history.live || position.offset < history.end;
+        let reason = match history.standing(position) {
+            Standing::Covered if has_more && is_ambiguous(index) => FullResyncReason::Ambiguous { asked: from },
+            Standing::Covered if has_more => return Verdict::Continue { history: index, announce: history.replid(), from },
+            Standing::Covered if permit == Permit::Keep => return Verdict::Hold(HoldReason::EndOfHistory { end: history.end }),
+            // It has what only the other can have.
+            Standing::Ahead { .. } if history.live && is_ambiguous(index) => continue,
             Standing::Ahead { end } if history.live => return Verdict::Hold(HoldReason::Ahead { asked: from, end }),
-            Standing::Ahead { .. } | Standing::UnknownId => {}
-            Standing::PastLimit { limit } => refusal = FullResyncReason::PastLimit { asked: from, limit },
-            Standing::TooOld { oldest } => refusal = FullResyncReason::BacklogTooShort { asked: from, oldest },
-        }
+            Standing::UnknownId => continue,
+            Standing::Covered => FullResyncReason::PastLimit { asked: from, limit: history.end },
+            Standing::Ahead { end: limit } | Standing::PastLimit { limit } => FullResyncReason::PastLimit { asked: from, limit },
+            Standing::TooOld { oldest } => FullResyncReason::BacklogTooShort { asked: from, oldest },
+        };
+        refusal.get_or_insert(reason);
     }
-    full(refusal, permit, snapshot)
+    full(refusal.unwrap_or(FullResyncReason::UnknownHistory { asked: position.replid }), permit, snapshot)
 }
 
 /// Whether a snapshot may be offered. A replica of unknown version gets what a primary would give it, but for the format that only Valkey 9 loads:
@@ -182,6 +193,7 @@ impl fmt::Display for FullResyncReason {
             FullResyncReason::UnknownHistory { asked } => write!(f, "its history {} is not known here", asked.short()),
             FullResyncReason::PastLimit { asked, limit } => write!(f, "asked {asked}, its id is right up to {limit}"),
             FullResyncReason::BacklogTooShort { asked, oldest } => write!(f, "asked {asked}, backlog starts at {oldest}"),
+            FullResyncReason::Ambiguous { asked } => write!(f, "asked {asked}, and two histories with its id differ there"),
             FullResyncReason::NoSuchByte => write!(f, "asked byte 0"),
         }
     }
@@ -236,6 +248,22 @@ mod tests {
     }
 
     #[test]
+    fn behind_the_end_of_a_history_that_is_known_the_reason_is_its_end() {
+        let histories = [history('a', 0, 100, false), history('b', 500, 600, true)];
+        for next in [101, 103] {
+            let Asked::From(_, asked) = from('a', next) else { panic!("a byte") };
+            let reason = FullResyncReason::PastLimit { asked, limit: at('a', 100).offset };
+            let auto = decide(from('a', next), Permit::Auto, &histories, None);
+            assert_eq!(auto, Verdict::Hold(HoldReason::NeedsFullResync(reason)), "{next}");
+        }
+        let histories = [history('a', 0, 100, false), history('a', 500, 600, true)];
+        let Asked::From(_, asked) = from('a', 201) else { panic!("a byte") };
+        let reason = FullResyncReason::BacklogTooShort { asked, oldest: at('a', 500).offset.next_byte() };
+        let keep = decide(from('a', 201), Permit::Keep, &histories, None);
+        assert_eq!(keep, Verdict::Hold(HoldReason::NeedsFullResync(reason)), "the live history's reason comes first");
+    }
+
+    #[test]
     fn a_standby_gets_exactly_the_dataset_it_may_have() {
         let histories = [history('a', 0, 100, false), history('b', 500, 600, true)];
         let dataset = DatasetId(at('b', 500));
@@ -274,10 +302,15 @@ mod tests {
         let histories = [history('a', 0, 100, false), live];
         let keep = |asked| decide(asked, Permit::Keep, &histories, None);
         assert!(matches!(keep(from('a', 101)), Verdict::Hold(HoldReason::EndOfHistory { .. })), "it has the other bytes 61 to 100");
-        assert!(matches!(keep(from('a', 81)), Verdict::Continue { history: 0, .. }));
+        assert!(matches!(keep(from('a', 81)), Verdict::Hold(HoldReason::NeedsFullResync(FullResyncReason::Ambiguous { .. }))), "either's");
         assert!(matches!(keep(from('a', 121)), Verdict::Continue { history: 1, .. }), "nothing else ever had byte 120");
         let seed = |asked| decide(asked, Permit::Seed(DatasetId(at('a', 60))), &histories, None);
         assert!(matches!(seed(from('a', 81)), Verdict::Continue { history: 1, .. }), "one that was seeded with it");
+        let mut histories = histories;
+        histories[1].end = at('a', 70).offset;
+        let keep = |asked| decide(asked, Permit::Keep, &histories, None);
+        assert!(matches!(keep(from('a', 81)), Verdict::Continue { history: 0, .. }), "nobody else has so much yet");
+        assert!(matches!(keep(from('a', 61)), Verdict::Hold(_)), "the primary may have gone on from below what it was then seen at");
     }
 
     #[test]

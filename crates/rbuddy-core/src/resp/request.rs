@@ -53,10 +53,12 @@ impl RequestLimits {
 
 /// The first request in `input`, and how many bytes it takes; `None` while it is incomplete. Never looks past `limits`.
 pub fn parse(input: &[u8], limits: RequestLimits) -> Result<Option<(Arguments, usize)>, ProtocolError> {
+    // Else a request of many arguments that is too long would pass if one read brought all of it, and be refused if two did.
+    let input = &input[..input.len().min(limits.bytes)];
     let complete = match input.first() {
         None => return Ok(None),
         Some(b'*') => parse_array(input, limits)?,
-        Some(_) => parse_inline(input, limits)?,
+        Some(_) => parse_inline(input),
     };
     if complete.is_none() && input.len() >= limits.bytes {
         return Err(ProtocolError::TooLong { max: limits.bytes });
@@ -106,11 +108,11 @@ fn header(input: &[u8], at: usize) -> Result<Option<(i64, usize)>, ProtocolError
 }
 
 /// An inline line is split at spaces; quoting is not understood, as replicas do not use it.
-fn parse_inline(input: &[u8], limits: RequestLimits) -> Result<Option<(Arguments, usize)>, ProtocolError> {
-    let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(limits.bytes)]) else { return Ok(None) };
+fn parse_inline(input: &[u8]) -> Option<(Arguments, usize)> {
+    let end = memchr::memchr(b'\n', input)?;
     let line = input[..end].strip_suffix(b"\r").unwrap_or(&input[..end]);
     let arguments = line.split(|b| *b == b' ' || *b == b'\t').filter(|part| !part.is_empty()).map(<[u8]>::to_vec).collect();
-    Ok(Some((arguments, end + 1)))
+    Some((arguments, end + 1))
 }
 
 /// A type byte's number with its CR LF: 20 digits are more than any.
@@ -144,6 +146,16 @@ mod tests {
             assert_eq!(parsed(&input[..length]), None, "{length} bytes");
         }
         assert_eq!(parsed(input).map(|(arguments, used)| (arguments.len(), used)), Some((3, input.len())));
+    }
+
+    #[test]
+    fn a_request_that_is_too_long_is_refused_however_it_arrives() {
+        let input = b"*3\r\n$4\r\nPING\r\n$4\r\nPING\r\n$4\r\nPING\r\n";
+        let refused = Err(ProtocolError::TooLong { max: 30 });
+        for length in 0..=input.len() {
+            let expected = if length < 30 { Ok(None) } else { refused.clone() };
+            assert_eq!(parse(&input[..length], RequestLimits { arguments: 3, bytes: 30 }), expected, "{length} bytes");
+        }
     }
 
     #[test]

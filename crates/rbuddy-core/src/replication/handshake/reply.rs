@@ -28,6 +28,11 @@ pub(super) fn wrong_number(command: &str) -> Vec<u8> {
 
 /// The relay is no server with data; whoever takes it for one shall read that.
 pub(super) fn unknown(command: &str) -> Vec<u8> {
-    let command: String = command.chars().take(64).collect();
+    let command = shown(command);
     error(&format!("ERR unknown command '{command}': rbuddy's relay holds no data, ask the primary or a replica"))
+}
+
+/// As much of a command's name as fits into a line: replicas read at most 255 bytes of one (protocol fact 1.2), and a character may take four.
+pub(super) fn shown(command: &str) -> String {
+    command.chars().take(32).collect()
 }

@@ -67,6 +67,16 @@ fn login(password: &str) -> Option<Login> {
 }
 
 #[test]
+fn an_unknown_command_is_refused_in_a_line_that_replicas_can_read() {
+    let mut peer = Peer::new(None);
+    for before in ["PING", "SUBSCRIBE x"] {
+        peer.say(before);
+        let line = peer.reply(&"\u{1f980}".repeat(100));
+        assert!(line.starts_with("-ERR") && line.len() < 255, "{} bytes", line.len());
+    }
+}
+
+#[test]
 fn a_replica_introduces_itself() {
     let mut peer = Peer::new(None);
     assert_eq!(peer.reply("PING"), "+PONG\r\n");
