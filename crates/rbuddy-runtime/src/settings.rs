@@ -46,15 +46,6 @@ pub struct GroupSettings {
     pub notify: Vec<NotifySettings>,
 }
 
-impl GroupSettings {
-    /// What replicas must say to the relay: its own `auth`, else the primary's credentials (so that replicas that followed the primary need no
-    /// change); `None` if neither is set.
-    pub fn relay_credentials(&self) -> Option<Credentials> {
-        let of_primary = || Some(Credentials { user: self.primary.user.clone(), password: self.primary.password.clone()? });
-        self.relay.auth.clone().or_else(of_primary)
-    }
-}
-
 /// The primary: how it is found, and how to log in there, wherever it is.
 #[derive(Debug, Clone)]
 pub struct PrimarySettings {
@@ -146,6 +137,13 @@ pub struct RelaySettings {
 }
 
 impl RelaySettings {
+    /// What replicas must say: the relay's own `auth`, else the primary's credentials (so that replicas that followed the primary need no change);
+    /// `None` if neither is set.
+    pub fn login(&self, primary: &PrimarySettings) -> Option<Credentials> {
+        let of_primary = || Some(Credentials { user: primary.user.clone(), password: primary.password.clone()? });
+        self.auth.clone().or_else(of_primary)
+    }
+
     /// All defaults (docs/configuration.md).
     pub fn listening(listen: impl Into<String>, announce: NodeAddress) -> RelaySettings {
         RelaySettings {

@@ -218,3 +218,44 @@ async fn a_snapshot_is_taken_over_a_second_connection_while_the_stream_flows() {
     assert_eq!((view.upstream.full_resyncs, view.upstream.partial_resyncs), (0, 1), "the main connection stayed");
     relay.stop().await;
 }
+
+#[tokio::test]
+async fn a_snapshot_is_taken_from_a_replica_and_the_primary_does_not_fork() {
+    let (primary, replica, second) = (Server::start(&[]).await, Server::start(&[]).await, Server::start(&[]).await);
+    // Two databases: what a replica's snapshot tells of the selected one must fit the primary's stream.
+    primary.command(&["EVAL", "redis.call('SELECT', 5) redis.call('SET', 'in five', 'x') return 1", "0"]).await;
+    primary.fill("key:", 5000).await;
+    replica.follow(primary.port).await;
+    replica.equals(&primary).await;
+    let position = replica.info().await.position().expect("a replica has one");
+    let dir = tempfile::tempdir().expect("a folder");
+    let start = Start::At { position, or_at: Vec::new(), earlier: Vec::new() };
+    let permits = [(&replica, Permit::Keep), (&second, Permit::Hold)];
+    let mut relay = Relay::start(config(&primary, &[&replica, &second], dir.path()), orders(start, &permits)).await;
+    replica.follow(relay.port).await;
+    second.follow(relay.port).await;
+    relay.until("the replica streams", |view| is_streaming(view, &replica.address())).await;
+    let full_before = primary.info().await.sync_full;
+
+    relay.order(|orders| (orders.snapshot_request, orders.snapshot_source) = (Some(1), Some(replica.address())));
+    primary.command(&["EVAL", "redis.call('SELECT', 5) redis.call('SET', 'in five', 'y') return 1", "0"]).await;
+    primary.fill("during:", 5000).await;
+    let view = relay.until("the request is answered", |view| view.snapshot_request_done == Some(1)).await;
+    assert_eq!(view.snapshot_request_error, None);
+    let dataset = snapshot(&mut relay).await;
+    relay.order(|orders| {
+        orders.permits.insert(second.address(), Permit::Seed(dataset));
+    });
+    second.equals(&primary).await;
+    assert_eq!((primary.info().await.sync_full, replica.info().await.sync_full), (full_before, Some(1)));
+
+    // One that cannot give it is no obstacle.
+    replica.signal("STOP");
+    relay.order(|orders| orders.discard_snapshot = Some(dataset));
+    relay.until("the first one is gone", |view| view.snapshot.is_none()).await;
+    relay.order(|orders| (orders.snapshot_request, orders.discard_snapshot) = (Some(2), None));
+    relay.until("the primary gave it", |view| view.snapshot_request_done == Some(2) && view.ready_snapshot().is_some()).await;
+    assert_eq!(primary.info().await.sync_full, full_before.map(|before| before + 1));
+    replica.signal("CONT");
+    relay.stop().await;
+}

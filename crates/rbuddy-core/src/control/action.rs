@@ -21,7 +21,6 @@ pub enum Output {
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "a handful of actions per event; a box would only cost readability")]
 pub enum Action {
     /// Write the state file. A barrier: nothing after it runs before it is on disk.
     Persist(Box<DurableState>),

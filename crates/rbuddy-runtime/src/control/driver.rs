@@ -96,7 +96,7 @@ impl Driver {
         let assignment = watch::channel(Arc::new(nobody));
         let status = watch::channel(Arc::new(controller.status(now)));
         let outbox = watch::channel(Arc::new(Vec::new()));
-        let auth = config.settings.relay_credentials();
+        let auth = config.settings.relay.login(&config.settings.primary);
         let executor = |endpoint: &crate::settings::Endpoint| {
             let executor = Executor::new(endpoint.clone(), policy.relay.clone(), auth.clone());
             (endpoint.address.clone(), Arc::new(Mutex::new(executor)))

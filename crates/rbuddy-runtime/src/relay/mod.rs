@@ -95,10 +95,9 @@ pub struct RelayConfig {
 }
 
 impl RelayConfig {
-    /// What whoever connects must say: the relay's own password, else the primary's, as replicas know that one already.
+    /// What whoever connects must say.
     fn login(&self) -> Option<Credentials> {
-        let of_primary = || Some(Credentials { user: self.primary.user.clone(), password: self.primary.password.clone()? });
-        self.settings.auth.clone().or_else(of_primary)
+        self.settings.login(&self.primary)
     }
 }
 

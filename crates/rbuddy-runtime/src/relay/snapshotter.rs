@@ -1,7 +1,8 @@
 //! Snapshots on demand, over a second connection, while the stream goes on over the first (protocol fact 2.7).
 //!
 //! Taken when the controller asks ([`RelayOrders::snapshot_request`]), and by the relay itself when a wanted snapshot was lost (a full disk):
-//! that with a back-off, since each costs the primary a fork, and only if the disk has room for it. Not here: the snapshot of a full resync on the main connection.
+//! that with a back-off, since each costs the primary a fork, and only if the disk has room for it. Where the orders name a replica that follows the same
+//! history, that one forks in the primary's place ([`RelayOrders::snapshot_source`]). Not here: the snapshot of a full resync on the main connection.
 
 use super::backoff::Backoff;
 use super::files::Spool;
@@ -9,9 +10,10 @@ use super::hub::Hub;
 use super::link::{Link, LinkError, Purpose};
 use super::spool::{self, OnDiskError, Received};
 use super::stretch::StretchKey;
+use crate::settings::Endpoint;
 use rbuddy_core::control::relay::{RelayOrders, UpstreamState};
 use rbuddy_core::replication::answer::PsyncAnswer;
-use rbuddy_core::types::{DatasetId, Position, ReplId};
+use rbuddy_core::types::{DatasetId, NodeAddress, Position, ReplId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -109,8 +111,8 @@ impl Snapshotter {
         let hub = &self.hub;
         let result = match spool::find_room(hub).await {
             Ok(()) => {
-                info!(group = %hub.config.group, ?reason, "taking a snapshot over a second connection");
-                take(hub).await
+                let source = self.orders.borrow().snapshot_source.clone();
+                take(hub, source, reason).await
             }
             Err(error) => Err(error),
         };
@@ -144,20 +146,32 @@ impl Snapshotter {
     }
 }
 
-/// One attempt.
-async fn take(hub: &Arc<Hub>) -> Result<DatasetId, LinkError> {
+/// One attempt; where a replica cannot give it, the primary is asked.
+async fn take(hub: &Arc<Hub>, source: Option<NodeAddress>, reason: Reason) -> Result<DatasetId, LinkError> {
     let live = hub.lock().live().map(|stretch| (stretch.key, stretch.history.replid()));
     let Some((key, replid)) = live else { return Err(LinkError::HistoryEnded) };
-    tokio::select! {
-        taken = take_of(hub, key, replid) => taken,
-        () = until_ended(hub, key) => Err(LinkError::HistoryEnded),
+    let from = |server: Endpoint| async move {
+        info!(group = %hub.config.group, server = %server.address, ?reason, "taking a snapshot over a second connection");
+        tokio::select! {
+            taken = take_from(hub, &server, key, replid) => taken,
+            () = until_ended(hub, key) => Err(LinkError::HistoryEnded),
+        }
+    };
+    if let Some(replica) = source.and_then(|source| hub.config.replicas.iter().find(|replica| replica.address == source)) {
+        match from(replica.clone()).await {
+            // Another server would not make room.
+            taken @ (Ok(_) | Err(LinkError::Disk(_) | LinkError::HistoryEnded)) => return taken,
+            Err(error) => {
+                warn!(group = %hub.config.group, replica = %replica.address, %error, "no snapshot from the replica: asking the primary")
+            }
+        }
     }
+    from(hub.primary()?).await
 }
 
-async fn take_of(hub: &Arc<Hub>, key: StretchKey, replid: ReplId) -> Result<DatasetId, LinkError> {
-    let primary = hub.primary()?;
-    let mut link = Link::dial(&primary.address, hub.config.settings.upstream_timeout).await?;
-    link.shake_hands(&hub.config, &primary, Purpose::SnapshotOnly, hub.version_to_announce()).await?;
+async fn take_from(hub: &Arc<Hub>, server: &Endpoint, key: StretchKey, replid: ReplId) -> Result<DatasetId, LinkError> {
+    let mut link = Link::dial(&server.address, hub.config.settings.upstream_timeout).await?;
+    link.shake_hands(&hub.config, server, Purpose::SnapshotOnly, hub.version_to_announce()).await?;
     let position = match link.psync(None).await? {
         PsyncAnswer::FullResync(position) => position,
         PsyncAnswer::Continue(_) | PsyncAnswer::Wait | PsyncAnswer::Refused(_) => {

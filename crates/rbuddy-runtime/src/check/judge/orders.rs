@@ -50,10 +50,8 @@ fn is_for_restarts(command: &str) -> bool {
 /// A replica says `masteruser` and `masterauth` to the relay as it would to the primary.
 fn masterauth(group: &GroupFacts, address: &NodeAddress, facts: &ServerFacts, findings: &mut Findings<'_>) {
     let settings = &group.settings;
-    let (user, password) = match &settings.relay.auth {
-        Some(auth) => (auth.user.as_deref(), Some(&auth.password)),
-        None => (settings.primary.user.as_deref(), settings.primary.password.as_ref()),
-    };
+    let login = settings.relay.login(&settings.primary);
+    let (user, password) = (login.as_ref().and_then(|login| login.user.as_deref()), login.as_ref().map(|login| &login.password));
     let Some(said_password) = facts.config("masterauth") else {
         findings.note(address, Topic::Masterauth, "does not show its masterauth", "allow CONFIG GET to have it compared with the relay's");
         return;
