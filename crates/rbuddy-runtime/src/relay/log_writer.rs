@@ -35,17 +35,12 @@ pub(super) async fn run(hub: Arc<Hub>) {
             return;
         }
         let trouble = hub.lock().disk_trouble;
-        let changed = tokio::select! {
-            () = hub.unwritten.notified() => Ok(()),
-            changed = view.changed() => changed,
-            () = until(trouble) => {
-                look_at_disk(&hub).await;
-                Ok(())
-            }
-            () = hub.stopping.cancelled() => Ok(()),
-        };
-        if changed.is_err() {
-            return;
+        tokio::select! {
+            () = hub.unwritten.notified() => {}
+            // Nothing is published any more once the relay stops: then there is a last round.
+            changed = view.changed() => if changed.is_err() { hub.stopping.cancelled().await },
+            () = until(trouble) => look_at_disk(&hub).await,
+            () = hub.stopping.cancelled() => {}
         }
     }
 }
