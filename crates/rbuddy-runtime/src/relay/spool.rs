@@ -7,6 +7,7 @@
 use super::files::{FileError, Spool, StoredFile, free_bytes, new_name};
 use super::hub::{Arrival, Hub, Progress};
 use super::link::{Link, LinkError};
+use super::rest::Load;
 use super::state::SNAPSHOT_PREFIX;
 use super::stretch::StretchKey;
 use bytes::Bytes;
@@ -86,7 +87,7 @@ impl Reception<'_> {
         let written = loop {
             tokio::select! {
                 written = &mut writer => break written,
-                _ = signs_of_life.tick(), if taken.is_ok() => link.send(b"\n").await?,
+                _ = signs_of_life.tick(), if taken.is_ok() => link.outgoing.send(b"\n").await?,
             }
         };
         let written = written.map_err(|join| LinkError::Broken(std::io::Error::other(join)));
@@ -104,12 +105,13 @@ impl Reception<'_> {
     async fn take_payload(&mut self, hub: &Hub) -> Result<(), LinkError> {
         let mut reader = PayloadReader::new();
         let mut last_byte = Instant::now();
+        let mut load = Load::new(last_byte);
         loop {
-            let input = self.link.buffer.split().freeze();
+            let input = self.link.incoming.buffer.split().freeze();
             let mut pieces = Vec::new();
             let used = reader.feed(&input, |piece| pieces.push(shared(&input, piece)))?;
             // What is left belongs to the stream.
-            self.link.buffer.extend_from_slice(&input[used..]);
+            self.link.incoming.buffer.extend_from_slice(&input[used..]);
             drop(input);
             if let Some(total) = reader.announced_bytes() {
                 self.progress.total_bytes.get_or_init(|| total);
@@ -122,16 +124,20 @@ impl Reception<'_> {
                 return Ok(());
             }
             tokio::select! {
-                read = self.link.read() => read?,
+                read = self.link.incoming.read() => read?,
                 _ = self.signs_of_life.tick() => {
-                    self.link.send(b"\n").await?;
-                    if last_byte.elapsed() > self.link.patience() {
-                        return Err(LinkError::Silent(self.link.patience()));
+                    self.link.outgoing.send(b"\n").await?;
+                    if last_byte.elapsed() > self.link.patience {
+                        return Err(LinkError::Silent(self.link.patience));
                     }
                     continue;
                 }
             }
             last_byte = Instant::now();
+            // Each piece wakes the writing thread: better few that are large.
+            if load.is_much(self.link.incoming.buffer.len(), last_byte) && !self.link.incoming.is_full() {
+                hub.rest.order();
+            }
             let now = hub.now();
             hub.count(|inner| inner.upstream.last_byte_at = Some(now));
         }
@@ -151,7 +157,7 @@ impl Reception<'_> {
                     }
                     return Ok(());
                 }
-                _ = self.signs_of_life.tick() => self.link.send(b"\n").await?,
+                _ = self.signs_of_life.tick() => self.link.outgoing.send(b"\n").await?,
             }
         }
     }
@@ -164,6 +170,8 @@ fn shared(input: &Bytes, piece: &[u8]) -> Bytes {
 }
 
 /// The writing thread. Dropping the file on an error removes it.
+///
+/// Another one has the disk take what was written so far, over and over: all of it at the end would keep the disk busy just when replicas store their copies.
 fn write(
     path: PathBuf,
     mut pieces: mpsc::Receiver<Bytes>,
@@ -172,15 +180,25 @@ fn write(
 ) -> Result<(StoredFile, RdbFacts), LinkError> {
     let file = StoredFile::create(path)?;
     let mut check = RdbCheck::new();
-    let mut written = 0;
-    while let Some(piece) = pieces.blocking_recv() {
-        file.write_at(&piece, written)?;
-        check.feed(&piece);
-        written += piece.len() as u64;
-        if let Some(version) = check.version() {
-            progress.rdb.get_or_init(|| version);
+    let (mut written, mut synced) = (0, 0);
+    std::thread::scope(|scope| -> Result<(), LinkError> {
+        let (due, dues) = std::sync::mpsc::sync_channel(1);
+        let syncing = scope.spawn(|| dues.into_iter().try_for_each(|()| file.sync()));
+        while let Some(piece) = pieces.blocking_recv() {
+            file.write_at(&piece, written)?;
+            check.feed(&piece);
+            written += piece.len() as u64;
+            if let Some(version) = check.version() {
+                progress.rdb.get_or_init(|| version);
+            }
+            // One that is still at it takes this along the next time. One that gave up has the error.
+            if written - synced >= SYNC_EVERY_BYTES && due.try_send(()).is_ok() {
+                synced = written;
+            }
         }
-    }
+        drop(due);
+        Ok(syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
+    })?;
     Ok((file, check.finish(dataset.0)?))
 }
 
@@ -283,4 +301,6 @@ pub(super) async fn find_room(hub: &Hub) -> Result<(), LinkError> {
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(1);
 /// Of at most one read each; when it is full the primary's bytes wait in the socket for the disk.
 const PIECES_MAX: usize = 32;
+/// A fraction of a second's work for a disk, and few enough waits.
+const SYNC_EVERY_BYTES: u64 = 32 << 20;
 const ROOM_BYTES: u64 = 16 << 20;
