@@ -7,7 +7,8 @@ use super::files::Spool;
 use super::link::LinkError;
 use super::log_writer::MUCH_BYTES;
 use super::needs::{Away, DISK_RETRY, DiskRoom};
-use super::stretch::{Piece, Stretch, StretchKey};
+use super::rest::Rest;
+use super::stretch::{Course, Piece, Stretch, StretchKey};
 use crate::settings::Endpoint;
 use bytes::BytesMut;
 use rbuddy_core::control::relay::{
@@ -38,6 +39,8 @@ pub(super) struct Hub {
     pub(super) acked: Notify,
     /// Much of a stream has yet to reach the disk.
     pub(super) unwritten: Notify,
+    /// Much arrives.
+    pub(super) rest: Rest,
     /// Where on disk, and how much.
     pub(super) room: DiskRoom,
     /// What is published.
@@ -127,14 +130,6 @@ pub(super) struct Session {
     replaced: CancellationToken,
 }
 
-/// What a session needs to know of the history that it follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Course {
-    pub(super) replid: ReplId,
-    pub(super) end: Offset,
-    pub(super) is_live: bool,
-}
-
 impl Hub {
     pub(super) fn new(
         config: RelayConfig,
@@ -154,6 +149,7 @@ impl Hub {
             moved: AtomicBool::new(false),
             acked: Notify::new(),
             unwritten: Notify::new(),
+            rest: Rest::default(),
             room,
             view,
             stopping: CancellationToken::new(),
@@ -218,15 +214,8 @@ impl Hub {
         self.lock().stretch(key).map(|stretch| stretch.read(from, known_as))
     }
 
-    /// How a history stands; `None` if it was dropped.
-    pub(super) fn course(&self, key: StretchKey) -> Option<Course> {
-        let inner = self.lock();
-        let history = &inner.stretch(key)?.history;
-        Some(Course { replid: history.replid(), end: history.end, is_live: history.live })
-    }
-
-    /// Told whenever a history grows; `None` if it was dropped.
-    pub(super) fn subscribe(&self, key: StretchKey) -> Option<watch::Receiver<Offset>> {
+    /// How a history stands, from now until it is dropped; `None` if that was before.
+    pub(super) fn subscribe(&self, key: StretchKey) -> Option<watch::Receiver<Course>> {
         self.lock().stretch(key).map(Stretch::subscribe)
     }
 
@@ -414,11 +403,7 @@ impl Inner {
     /// The primary goes on with this history behind `from`, under this id: it is the live one (again), and the next PSYNC names its end.
     pub(super) fn continue_history(&mut self, key: StretchKey, from: Offset, replid: ReplId) {
         for stretch in &mut self.stretches {
-            stretch.history.live = stretch.key == key;
-        }
-        if let Some(stretch) = self.stretch_mut(key) {
-            stretch.cut_back(from);
-            stretch.history.rename(replid);
+            if stretch.key == key { stretch.go_on(from, replid) } else { stretch.stand_still() }
         }
         self.or_at.clear();
         self.stretches.sort_by_key(|stretch| (stretch.history.live, stretch.key));

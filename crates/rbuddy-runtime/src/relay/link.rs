@@ -17,16 +17,29 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 /// A connection to the primary.
 #[derive(Debug)]
 pub(super) struct Link {
-    stream: TcpStream,
+    pub(super) incoming: Incoming,
+    pub(super) outgoing: Outgoing,
+    /// How long the primary may be silent.
+    pub(super) patience: Duration,
+}
+
+/// What comes from it.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    stream: OwnedReadHalf,
     /// What arrived and was not used yet.
     pub(super) buffer: BytesMut,
-    patience: Duration,
 }
+
+/// What goes there.
+#[derive(Debug)]
+pub(super) struct Outgoing(OwnedWriteHalf);
 
 /// Why a connection to the primary is over.
 #[derive(Debug, thiserror::Error)]
@@ -98,12 +111,14 @@ impl Link {
             Err(_) => return Err(LinkError::DialTimeout),
         };
         tune(&stream, patience).map_err(LinkError::Broken)?;
-        Ok(Link { stream, buffer: BytesMut::with_capacity(READ_BYTES), patience })
+        let (stream, outgoing) = stream.into_split();
+        let incoming = Incoming { stream, buffer: BytesMut::with_capacity(READ_BYTES) };
+        Ok(Link { incoming, outgoing: Outgoing(outgoing), patience })
     }
 
     /// The server at the other end.
     pub(super) fn peer(&self) -> Option<IpAddr> {
-        self.stream.peer_addr().ok().map(|peer| peer.ip().to_canonical())
+        self.incoming.stream.peer_addr().ok().map(|peer| peer.ip().to_canonical())
     }
 
     /// Everything up to PSYNC. One command at a time: the primary refuses PSYNC while replies are pending (protocol fact 1.3).
@@ -150,17 +165,17 @@ impl Link {
 
     /// What the primary says of itself; `None` where it may not be asked.
     pub(super) async fn info(&mut self) -> Result<Option<ServerInfo>, LinkError> {
-        self.send(&encode::request(&["INFO"])).await?;
+        self.outgoing.send(&encode::request(&["INFO"])).await?;
         let header = self.line().await?;
         let Some((b'$', digits)) = header.split_first() else { return Ok(None) };
         let length: Option<usize> = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
         let Some(length) = length.filter(|length| *length <= INFO_BYTES_MAX) else {
             return Err(LinkError::Refused { command: "INFO", answer: shown(&header) });
         };
-        while self.buffer.len() < length + LINE_END.len() {
-            timeout(self.patience, self.read()).await.map_err(|_| LinkError::Silent(self.patience))??;
+        while self.incoming.buffer.len() < length + LINE_END.len() {
+            timeout(self.patience, self.incoming.read()).await.map_err(|_| LinkError::Silent(self.patience))??;
         }
-        let text = self.buffer.split_to(length + LINE_END.len());
+        let text = self.incoming.buffer.split_to(length + LINE_END.len());
         Ok(Some(ServerInfo::parse(&String::from_utf8_lossy(&text))))
     }
 
@@ -170,7 +185,7 @@ impl Link {
             Some(at) => encode::request(&["PSYNC", at.replid.as_str(), &at.offset.next_byte().to_string()]),
             None => encode::request(&["PSYNC", "?", "-1"]),
         };
-        self.send(&request).await?;
+        self.outgoing.send(&request).await?;
         loop {
             let line = self.line().await?;
             match PsyncAnswer::parse(&line) {
@@ -182,25 +197,27 @@ impl Link {
     }
 
     async fn ask(&mut self, arguments: &[&str]) -> Result<String, LinkError> {
-        self.send(&encode::request(arguments)).await?;
+        self.outgoing.send(&encode::request(arguments)).await?;
         Ok(shown(&self.line().await?))
     }
 
     /// The next line, without its end.
     async fn line(&mut self) -> Result<Vec<u8>, LinkError> {
         loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line = self.buffer.split_to(end + 1);
+            if let Some(end) = self.incoming.buffer.iter().position(|byte| *byte == b'\n') {
+                let line = self.incoming.buffer.split_to(end + 1);
                 let line = line.strip_suffix(b"\n").unwrap_or(&line);
                 return Ok(line.strip_suffix(b"\r").unwrap_or(line).to_vec());
             }
-            if self.buffer.len() > LINE_BYTES_MAX {
+            if self.incoming.buffer.len() > LINE_BYTES_MAX {
                 return Err(LinkError::LineTooLong);
             }
-            timeout(self.patience, self.read()).await.map_err(|_| LinkError::Silent(self.patience))??;
+            timeout(self.patience, self.incoming.read()).await.map_err(|_| LinkError::Silent(self.patience))??;
         }
     }
+}
 
+impl Incoming {
     /// Waits for bytes, which are then in `buffer`.
     ///
     /// # Cancel safety
@@ -217,18 +234,20 @@ impl Link {
         }
     }
 
+    /// The last read filled the buffer: there may be more.
+    pub(super) fn is_full(&self) -> bool {
+        self.buffer.len() == self.buffer.capacity()
+    }
+}
+
+impl Outgoing {
     /// Sends it all.
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
-        match timeout(SEND_PATIENCE, self.stream.write_all(bytes)).await {
+        match timeout(SEND_PATIENCE, self.0.write_all(bytes)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(LinkError::Broken(error)),
             Err(_) => Err(LinkError::NotTaking),
         }
-    }
-
-    /// How long the primary may be silent.
-    pub(super) fn patience(&self) -> Duration {
-        self.patience
     }
 }
 

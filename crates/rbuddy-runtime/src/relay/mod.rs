@@ -7,6 +7,8 @@
 //! | --- | --- |
 //! | `upstream` | the one connection to the primary |
 //! | `inquiry` | what the primary is asked, and what is looked at before |
+//! | `intake` | reading the stream, and ACKs |
+//! | `own_thread`, `rest` | where bytes are moved; how often that thread looks at its sockets |
 //! | `link` | dialling, handshake, lines: what both connections to the primary share |
 //! | `name` | a primary that DNS names |
 //! | `snapshotter` | snapshots on demand over a second connection |
@@ -29,6 +31,7 @@ mod doorkeeper;
 mod files;
 mod hub;
 mod inquiry;
+mod intake;
 mod keeper;
 mod link;
 mod listener;
@@ -36,7 +39,9 @@ mod log;
 mod log_writer;
 mod name;
 mod needs;
+mod own_thread;
 mod plan;
+mod rest;
 mod ring;
 mod roster;
 mod send_file;
@@ -59,6 +64,7 @@ use files::FileError;
 use hub::Hub;
 use listener::Door;
 use needs::DiskRoom;
+use own_thread::OwnThread;
 use rbuddy_core::control::relay::{RelayOrders, RelayView};
 use rbuddy_core::types::{DatasetId, GroupName, Position};
 use roster::Roster;
@@ -138,6 +144,9 @@ pub enum RelayError {
         /// Why.
         source: io::Error,
     },
+    /// Its thread.
+    #[error("start a thread for the relay")]
+    Thread(#[source] io::Error),
     /// A part of it ended, or panicked.
     #[error("a part of the relay ended although nobody asked it to ({0}): report this")]
     Ended(String),
@@ -184,12 +193,13 @@ impl Relay {
         let replicas = hub.config.replicas.iter().map(|replica| replica.address.clone()).collect();
         let roster = Arc::new(Roster::new(replicas, hub.config.open).await);
         let (stopping, mut parts) = (hub.stopping.clone(), JoinSet::new());
+        let thread = OwnThread::start(Arc::clone(&hub)).map_err(RelayError::Thread)?;
         parts.spawn(view::publish(Arc::clone(&hub), publisher, stopping.clone()));
         parts.spawn(state::save_regularly(Arc::clone(&hub)));
         parts.spawn(log_writer::run(Arc::clone(&hub)));
         parts.spawn(keeper::keep(Arc::clone(&hub), orders.clone(), stopping.clone()));
-        parts.spawn(Snapshotter::new(Arc::clone(&hub), orders.clone()).run(stopping.clone()));
-        parts.spawn(Upstream::new(Arc::clone(&hub), orders.clone()).run(found, stopping.clone()));
+        parts.spawn_on(Snapshotter::new(Arc::clone(&hub), orders.clone()).run(stopping.clone()), thread.runtime());
+        parts.spawn_on(Upstream::new(Arc::clone(&hub), orders.clone()).run(found, stopping.clone()), thread.runtime());
         let door = Door {
             hub: Arc::clone(&hub),
             roster,
@@ -198,7 +208,7 @@ impl Relay {
             bulletin: Arc::new(Bulletin::new()),
             listen_port: local_addr.port(),
         };
-        parts.spawn(listener::listen(listener, door));
+        parts.spawn_on(listener::listen(listener, door), thread.runtime());
         // None of them ends by itself. One that did, or panicked, would leave a relay that looks alive.
         let result = tokio::select! {
             () = cancel.cancelled() => Ok(()),

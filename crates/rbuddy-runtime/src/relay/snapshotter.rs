@@ -197,15 +197,16 @@ async fn store(hub: &Arc<Hub>, link: &mut Link, key: StretchKey, position: Posit
         Received::NotStored(error) => return Err(error.into()),
     };
     // The primary had more than had reached us over the main connection: that is on its way.
-    let mut end = hub.subscribe(key).ok_or(LinkError::HistoryEnded)?;
-    let reached = tokio::time::timeout(REACH_PATIENCE, end.wait_for(|end| *end >= position.offset)).await;
+    let mut course = hub.subscribe(key).ok_or(LinkError::HistoryEnded)?;
+    let reached = tokio::time::timeout(REACH_PATIENCE, course.wait_for(|course| course.end >= position.offset)).await;
     reached.map_err(|_| LinkError::NotReached)?.map_err(|_| LinkError::HistoryEnded)?;
     spool::install(hub, key, Spool { dataset, facts, snapshot })
 }
 
 async fn until_ended(hub: &Hub, key: StretchKey) {
-    let mut view = hub.view.clone();
-    while hub.course(key).is_some_and(|course| course.is_live) && view.changed().await.is_ok() {}
+    let Some(mut course) = hub.subscribe(key) else { return };
+    // Dropped is ended too.
+    drop(course.wait_for(|course| !course.is_live).await);
 }
 
 /// How long the main connection may take to bring what the snapshot already has.

@@ -1,9 +1,8 @@
 //! A replica session that is online (or loads and will be): bytes of the history, from its own cursor, at its own pace.
 
-use super::hub::Course;
 use super::log::OnDisk;
 use super::session::{Begin, Session, SessionOver};
-use super::stretch::Piece;
+use super::stretch::{Course, Piece};
 use bytes::{Buf, Bytes};
 use rbuddy_core::control::relay::SessionState;
 use rbuddy_core::replication::psync::Permit;
@@ -11,10 +10,11 @@ use rbuddy_core::types::{DatasetId, Offset};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::IoSlice;
+use std::pin::pin;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::WriteHalf;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, sleep};
 
 /// The state of streaming.
 #[derive(Debug)]
@@ -49,25 +49,25 @@ impl<'a> Streaming<'a> {
 
     /// Until the session is over.
     pub(super) async fn run(mut self) -> Result<Infallible, SessionOver> {
-        let Some(mut end) = self.session.hub.subscribe(self.begin.key) else { return Err(SessionOver::HistoryDropped) };
-        let mut view = self.session.hub.view.clone();
-        let mut ticks = tokio::time::interval(CHECK_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let Some(mut course) = self.session.hub.subscribe(self.begin.key) else { return Err(SessionOver::HistoryDropped) };
+        // Made once and not for each piece of the stream, as most of them are passed on without anything else to look at.
+        let mut interruption = pin!(interruption(self.session));
         self.report();
         loop {
             self.follow_orders()?;
-            self.follow_history()?;
+            // Marked as seen before it is read what there is: what arrives in between wakes the wait below.
+            let now = *course.borrow_and_update();
+            self.follow_history(now)?;
+            course.has_changed().map_err(|_| SessionOver::HistoryDropped)?;
             self.check_patience()?;
             if self.pending.is_empty() && !self.is_paused {
-                // Marked as seen before it is read: what arrives in between wakes the wait below.
-                end.borrow_and_update();
                 self.fetch().await?;
                 // A pause that was ordered meanwhile counts for what was just read.
                 self.follow_orders()?;
             }
             let (has_bytes, wants_bytes) = (!self.pending.is_empty() && !self.is_paused, self.pending.is_empty() && !self.is_paused);
             let least = self.begin.from;
-            let Session { stream, input, orders, replaced, stopping, .. } = &mut *self.session;
+            let Session { stream, input, .. } = &mut *self.session;
             let (mut reading, mut writing) = stream.split();
             tokio::select! {
                 written = write(&mut writing, &self.pending), if has_bytes => self.wrote(written.map_err(SessionOver::Broken)?),
@@ -75,12 +75,11 @@ impl<'a> Streaming<'a> {
                     self.session.hear(read, least)?;
                     self.heard_ack();
                 }
-                changed = end.changed(), if wants_bytes => changed.map_err(|_| SessionOver::HistoryDropped)?,
-                changed = orders.changed() => changed.map_err(|_| SessionOver::Stopping)?,
-                changed = view.changed() => changed.map_err(|_| SessionOver::Stopping)?,
-                _ = ticks.tick() => {}
-                () = replaced.cancelled() => return Err(SessionOver::Replaced),
-                () = stopping.cancelled() => return Err(SessionOver::Stopping),
+                changed = course.changed(), if wants_bytes => changed.map_err(|_| SessionOver::HistoryDropped)?,
+                over = &mut interruption => {
+                    over?;
+                    interruption.set(self::interruption(self.session));
+                }
             }
         }
     }
@@ -173,8 +172,8 @@ impl<'a> Streaming<'a> {
         Ok(())
     }
 
-    fn follow_history(&mut self) -> Result<(), SessionOver> {
-        let Course { replid, end, is_live } = self.session.hub.course(self.begin.key).ok_or(SessionOver::HistoryDropped)?;
+    fn follow_history(&mut self, course: Course) -> Result<(), SessionOver> {
+        let Course { replid, end, is_live } = course;
         // It learns an id only from the answer to a PSYNC. Without psync2 it could not learn it at all, and what it knows stays right (fact 4.3).
         if replid != self.begin.announced && self.session.identity.has_psync2 && !self.is_loading {
             return Err(SessionOver::NewId(replid));
@@ -202,6 +201,20 @@ impl<'a> Streaming<'a> {
             return Err(SessionOver::Stalled(patience));
         }
         Ok(())
+    }
+}
+
+/// Anything but the stream that makes it necessary to look up: other orders, a while that has passed, the end. It watches from when it is called, not only
+/// from when it is awaited.
+fn interruption(session: &Session) -> impl Future<Output = Result<(), SessionOver>> + use<> {
+    let (mut orders, replaced, stopping) = (session.orders.clone(), session.replaced.clone(), session.stopping.clone());
+    async move {
+        tokio::select! {
+            changed = orders.changed() => changed.map_err(|_| SessionOver::Stopping),
+            () = sleep(CHECK_EVERY) => Ok(()),
+            () = replaced.cancelled() => Err(SessionOver::Replaced),
+            () = stopping.cancelled() => Err(SessionOver::Stopping),
+        }
     }
 }
 

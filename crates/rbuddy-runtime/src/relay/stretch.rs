@@ -31,7 +31,15 @@ pub(super) struct Stretch {
     scan: Option<BoundaryScan>,
     /// When a replica last told a boundary.
     noted_at: Option<Instant>,
-    end: watch::Sender<Offset>,
+    course: watch::Sender<Course>,
+}
+
+/// What those that follow a history need to know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Course {
+    pub(super) replid: ReplId,
+    pub(super) end: Offset,
+    pub(super) is_live: bool,
 }
 
 /// What lies behind an offset.
@@ -52,10 +60,10 @@ impl Stretch {
     /// A stretch whose next byte to arrive is the one behind `history.end`, where no command is open.
     pub(super) fn new(key: StretchKey, history: History, backlog_bytes: u64) -> Stretch {
         let ring = Ring::new(history.end, backlog_bytes);
-        let (end, _) = watch::channel(history.end);
+        let (course, _) = watch::channel(course_of(&history));
         let begun = history.dataset.map_or(history.end, |dataset| dataset.0.offset);
         let scan = Some(BoundaryScan::starting_at(history.end));
-        Stretch { key, history, begun, ring, log: None, needed_from: None, log_lost: None, scan, noted_at: None, end }
+        Stretch { key, history, begun, ring, log: None, needed_from: None, log_lost: None, scan, noted_at: None, course }
     }
 
     /// What an earlier run left on disk belongs to it: the log ends where the history does, in the middle of a command perhaps.
@@ -67,9 +75,27 @@ impl Stretch {
         self.refresh_oldest();
     }
 
-    /// Told whenever bytes arrive.
-    pub(super) fn subscribe(&self) -> watch::Receiver<Offset> {
-        self.end.subscribe()
+    /// Told of whatever changes, above all whenever bytes arrive.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Course> {
+        self.course.subscribe()
+    }
+
+    fn tell_course(&self) {
+        self.course.send_replace(course_of(&self.history));
+    }
+
+    /// The primary goes on with it behind `from`, under this id.
+    pub(super) fn go_on(&mut self, from: Offset, replid: ReplId) {
+        self.cut_back(from);
+        self.history.rename(replid);
+        self.history.live = true;
+        self.tell_course();
+    }
+
+    /// Another history is the live one now.
+    pub(super) fn stand_still(&mut self) {
+        self.history.live = false;
+        self.tell_course();
     }
 
     /// Takes bytes from the primary. `false` if that cost the log: the disk is slower than the stream, and what is kept for it in memory is bounded.
@@ -83,7 +109,7 @@ impl Stretch {
         }
         self.history.end = self.ring.end();
         self.refresh_oldest();
-        self.end.send_replace(self.history.end);
+        self.tell_course();
         !is_overrun
     }
 
@@ -132,13 +158,13 @@ impl Stretch {
             self.scan = Some(BoundaryScan::starting_at(offset));
         }
         self.refresh_oldest();
-        self.end.send_replace(offset);
+        self.tell_course();
     }
 
     /// The primary adds nothing to it any more. Half a command at its end is of no use to anybody, and a replica never gets past the last whole one:
     /// so that is where it ends. (Should the primary go on with it after all, it sends the rest anew.)
     pub(super) fn end(&mut self) {
-        self.history.live = false;
+        self.stand_still();
         if let Some(boundary) = self.boundary() {
             self.cut_back(boundary);
         }
@@ -149,7 +175,7 @@ impl Stretch {
         self.history.begin_at(offset);
         self.ring.begin_at(offset);
         (self.begun, self.scan) = (offset, Some(BoundaryScan::starting_at(offset)));
-        self.end.send_replace(offset);
+        self.tell_course();
     }
 
     /// A replica has executed everything up to `offset`: no command is open there.
@@ -263,6 +289,10 @@ impl Stretch {
         let start = self.log.as_ref().map(Log::start).into_iter().chain([self.ring.start()]).min();
         self.history.oldest = start.unwrap_or(self.history.end).next_byte();
     }
+}
+
+fn course_of(history: &History) -> Course {
+    Course { replid: history.replid(), end: history.end, is_live: history.live }
 }
 
 /// These bytes leave memory. Where replicas tell boundaries anyway, the next one tells the next; else they are looked at now or never.

@@ -12,22 +12,19 @@
 use super::backoff::Backoff;
 use super::hub::{Arrival, Hub, history_at};
 use super::inquiry::{Inquiry, inquire};
+use super::intake::take_in;
 use super::link::{Link, LinkError};
 use super::name::unless_renamed;
 use super::spool::{self, OnDiskError};
 use super::state::Resumable;
 use super::stretch::StretchKey;
-use memchr::memmem;
-use rbuddy_core::control::relay::{AckPolicy, FullResync, RelayOrders, Start, UpstreamState};
+use rbuddy_core::control::relay::{FullResync, RelayOrders, Start, UpstreamState};
 use rbuddy_core::replication::answer::PsyncAnswer;
 use rbuddy_core::replication::history::History;
-use rbuddy_core::resp::encode;
-use rbuddy_core::types::{DatasetId, NodeAddress, Offset, Position, ReplId};
-use std::convert::Infallible;
+use rbuddy_core::types::{DatasetId, NodeAddress, Position, ReplId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -148,7 +145,7 @@ impl Upstream {
         let (moved, peer, primary) = (primary_moved(&hub, self.orders.clone()), link.peer(), hub.primary());
         let reading = async {
             let primary = primary?;
-            unless_renamed(&primary.address, peer, self.read_on(&mut link, key)).await
+            unless_renamed(&primary.address, peer, take_in(&hub, link, key, &self.orders)).await
         };
         match unless_moved(moved, reading).await {
             Ok(never) => match never {},
@@ -210,58 +207,6 @@ impl Upstream {
     async fn store(&self, link: &mut Link, key: StretchKey, dataset: DatasetId) -> Result<(), LinkError> {
         let received = spool::receive(&self.hub, link, key, dataset, OnDiskError::ReadOn).await?;
         spool::begin_with(&self.hub, key, dataset, received)
-    }
-
-    /// Reads until the connection ends.
-    async fn read_on(&mut self, link: &mut Link, key: StretchKey) -> Result<Infallible, LinkError> {
-        let hub = Arc::clone(&self.hub);
-        let mut ticks = tokio::time::interval(ACK_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last_byte = Instant::now();
-        let mut last_ack = None;
-        let mut unshared_bytes = 0;
-        loop {
-            if !link.buffer.is_empty() {
-                let is_asked = hub.config.settings.ack == AckPolicy::Received && memmem::find(&link.buffer, GETACK).is_some();
-                unshared_bytes += link.buffer.len();
-                hub.append(key, &mut link.buffer);
-                last_byte = Instant::now();
-                if is_asked {
-                    // With `replicated` it is the replicas that are asked, and their answers come by themselves.
-                    hub.acked.notify_one();
-                }
-                // A session that this woke waits for this very thread: while a burst arrives, replicas are not to wait for the end of it.
-                if unshared_bytes >= BURST_BYTES {
-                    unshared_bytes = 0;
-                    tokio::task::yield_now().await;
-                }
-            }
-            tokio::select! {
-                read = link.read() => read?,
-                // At once and then every second: after an EOF payload a single ACK may be lost, and no stream starts without (protocol fact 2.3).
-                _ = ticks.tick() => {
-                    last_ack = self.ack(key);
-                    if let Some(ack) = last_ack {
-                        link.send(&ack_request(ack)).await?;
-                    }
-                    if last_byte.elapsed() > link.patience() {
-                        return Err(LinkError::Silent(link.patience()));
-                    }
-                }
-                // WAIT on the primary stands and falls with the ACK: one that says more goes out at once.
-                () = hub.acked.notified() => {
-                    let ack = self.ack(key);
-                    if let Some(offset) = ack.filter(|_| ack > last_ack) {
-                        last_ack = ack;
-                        link.send(&ack_request(offset)).await?;
-                    }
-                }
-            }
-        }
-    }
-
-    fn ack(&self, key: StretchKey) -> Option<Offset> {
-        self.hub.upstream_ack(key, &self.orders.borrow().required)
     }
 }
 
@@ -347,15 +292,6 @@ fn discard(found: Option<Resumable>) {
     }
 }
 
-fn ack_request(offset: Offset) -> Vec<u8> {
-    encode::request(&["REPLCONF", "ACK", &offset.to_string()])
-}
-
 fn unexpected(answer: &str) -> LinkError {
     LinkError::Refused { command: "PSYNC", answer: answer.to_owned() }
 }
-
-/// How every server asks its replicas for an ACK at once (`WAIT`). One that two reads share is answered within the second.
-const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
-const BURST_BYTES: usize = 256 * 1024;
-const ACK_EVERY: Duration = Duration::from_secs(1);

@@ -1,0 +1,119 @@
+//! The stream on an upstream connection that is online: whatever comes is read at once, and the primary is told every second, and when WAIT may depend on
+//! it, how far its replicas are.
+//!
+//! The task that reads does nothing else: each write of the primary runs through it, and whatever it looked at besides would be looked at each time.
+
+use super::hub::Hub;
+use super::link::{Incoming, Link, LinkError, Outgoing};
+use super::rest::Load;
+use super::stretch::StretchKey;
+use memchr::memmem;
+use rbuddy_core::control::relay::{AckPolicy, RelayOrders};
+use rbuddy_core::resp::encode;
+use rbuddy_core::types::{Offset, Time};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::task::AbortOnDropHandle;
+
+/// Until the connection ends.
+pub(super) async fn take_in(
+    hub: &Arc<Hub>,
+    link: Link,
+    key: StretchKey,
+    orders: &watch::Receiver<RelayOrders>,
+) -> Result<Infallible, LinkError> {
+    let Link { incoming, outgoing, patience } = link;
+    // Dropped with this: not a byte is taken in afterwards, as all of it runs on one thread.
+    let reading = AbortOnDropHandle::new(tokio::spawn(read(Arc::clone(hub), incoming, key)));
+    tokio::select! {
+        read = reading => read.unwrap_or_else(|join| Err(LinkError::Broken(std::io::Error::other(join)))),
+        told = Teller { hub, outgoing, key, orders, patience, begun: hub.now() }.run() => told,
+    }
+}
+
+async fn read(hub: Arc<Hub>, mut incoming: Incoming, key: StretchKey) -> Result<Infallible, LinkError> {
+    let tells_getack = hub.config.settings.ack == AckPolicy::Received;
+    let (mut load, mut unshared_bytes) = (Load::new(Instant::now()), 0);
+    loop {
+        if incoming.buffer.is_empty() {
+            incoming.read().await?;
+        }
+        let bytes = incoming.buffer.len();
+        unshared_bytes += bytes;
+        if load.is_much(bytes, Instant::now()) && !incoming.is_full() {
+            hub.rest.order();
+        }
+        // With `replicated` it is the replicas that are asked, and their answers come by themselves.
+        let is_asked = tells_getack && memmem::find(&incoming.buffer, GETACK).is_some();
+        hub.append(key, &mut incoming.buffer);
+        if is_asked {
+            hub.acked.notify_one();
+        }
+        // A session that this woke waits for this very thread: while a burst arrives, replicas are not to wait for the end of it.
+        if unshared_bytes >= BURST_BYTES {
+            unshared_bytes = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Tells the primary what it may count on, and notices when it is silent.
+struct Teller<'a> {
+    hub: &'a Hub,
+    outgoing: Outgoing,
+    key: StretchKey,
+    orders: &'a watch::Receiver<RelayOrders>,
+    patience: Duration,
+    begun: Time,
+}
+
+impl Teller<'_> {
+    async fn run(mut self) -> Result<Infallible, LinkError> {
+        let mut ticks = tokio::time::interval(ACK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last_ack = None;
+        loop {
+            tokio::select! {
+                // At once and then every second: after an EOF payload a single ACK may be lost, and no stream starts without (protocol fact 2.3).
+                _ = ticks.tick() => {
+                    last_ack = self.ack();
+                    if let Some(ack) = last_ack {
+                        self.outgoing.send(&ack_request(ack)).await?;
+                    }
+                    if self.silent_for() > self.patience {
+                        return Err(LinkError::Silent(self.patience));
+                    }
+                }
+                // WAIT on the primary stands and falls with the ACK: one that says more goes out at once.
+                () = self.hub.acked.notified() => {
+                    let ack = self.ack();
+                    if let Some(offset) = ack.filter(|_| ack > last_ack) {
+                        last_ack = ack;
+                        self.outgoing.send(&ack_request(offset)).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn ack(&self) -> Option<Offset> {
+        self.hub.upstream_ack(self.key, &self.orders.borrow().required)
+    }
+
+    fn silent_for(&self) -> Duration {
+        let heard = self.hub.lock().upstream.last_byte_at.max(Some(self.begun)).unwrap_or(self.begun);
+        self.hub.now().since(heard)
+    }
+}
+
+fn ack_request(offset: Offset) -> Vec<u8> {
+    encode::request(&["REPLCONF", "ACK", &offset.to_string()])
+}
+
+/// How every server asks its replicas for an ACK at once (`WAIT`). One that two reads share is answered within the second.
+const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
+const BURST_BYTES: usize = 256 * 1024;
+const ACK_EVERY: Duration = Duration::from_secs(1);
