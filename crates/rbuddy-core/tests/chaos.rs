@@ -173,10 +173,12 @@ impl Chaos {
             12 => self.scene.primary_is_silent ^= true,
             13 => self.flap_back(),
             _ => {
-                let operation = match self.dice.below(4) {
+                let operation = match self.dice.below(6) {
                     0 => Operation::Pause,
                     1 => Operation::Resume,
                     2 => Operation::Adopt { replica: address(port) },
+                    3 => Operation::Drain { replica: address(port) },
+                    4 => Operation::Return { replica: address(port) },
                     _ => Operation::Failover,
                 };
                 let answer = self.scene.operate(operation.clone());
@@ -253,6 +255,12 @@ impl Chaos {
         }
         self.scene.primary.up = true;
         self.scene.operate(Operation::Resume).expect("nothing is alarmed");
+        // One that had hung is seen to answer in the next step.
+        self.step();
+        for replica in self.ports.clone().into_iter().map(address) {
+            let answer = self.scene.operate(Operation::Return { replica: replica.clone() });
+            self.note(format!("return {replica}: {answer:?}"));
+        }
     }
 
     fn is_at_rest(&self) -> bool {

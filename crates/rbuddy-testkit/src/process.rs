@@ -105,6 +105,13 @@ impl Rbuddy {
         (answer.status().as_u16(), answer.text().await.expect("a body"))
     }
 
+    /// `GET /v1/groups/main/{what}`; gives status and answer.
+    pub async fn get(&self, what: &str) -> (u16, String) {
+        let url = format!("http://{}/v1/groups/main/{what}", self.api);
+        let answer = self.http.get(url).timeout(ANSWER_WITHIN).send().await.expect("the API answers");
+        (answer.status().as_u16(), answer.text().await.expect("a body"))
+    }
+
     /// [`Rbuddy::post`] of something that must be accepted.
     pub async fn order(&self, operation: &str, body: serde_json::Value) {
         let (status, text) = self.post(operation, body).await;

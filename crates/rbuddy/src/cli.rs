@@ -37,6 +37,30 @@ pub(crate) enum Command {
         #[command(flatten)]
         api: ApiArgs,
     },
+    /// Have readers leave a replica that you want to stop, upgrade or move; another takes them first
+    Drain {
+        /// HOST:PORT of the replica, as `status` shows it
+        #[arg(value_parser = server)]
+        replica: rbuddy_core::types::NodeAddress,
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Have a drained replica take part again
+    Return {
+        /// HOST:PORT of the replica, as `status` shows it
+        #[arg(value_parser = server)]
+        replica: rbuddy_core::types::NodeAddress,
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Ask whether a replica may be stopped now without anybody noticing: exit code 0 if so, 4 if not
+    MayStop {
+        /// HOST:PORT of the replica, as `status` shows it
+        #[arg(value_parser = server)]
+        replica: rbuddy_core::types::NodeAddress,
+        #[command(flatten)]
+        api: ApiArgs,
+    },
     /// Promote a dataset although a guard refuses it
     Approve {
         /// REPLID:OFFSET, as `status` shows it beside the refusal

@@ -3,7 +3,7 @@
 use rbuddy_core::control::assignment::Assignment;
 use rbuddy_core::control::primary::PrimarySource;
 use rbuddy_core::control::relay::UpstreamView;
-use rbuddy_core::control::status::{GroupStatus, Operation, Phase, PrimaryStatus, Refusal, ReplicaStatus, RoleName};
+use rbuddy_core::control::status::{GroupStatus, MayStop, Operation, Phase, PrimaryStatus, Refusal, ReplicaStatus, RoleName};
 use rbuddy_core::types::{DatasetId, Generation, NodeAddress, Time};
 use rbuddy_runtime::api::{ApiConfig, bind};
 use rbuddy_runtime::handle::{GroupHandle, OperationRequest};
@@ -181,6 +181,7 @@ fn status(group: &str) -> GroupStatus {
         lag_bytes: Some(2048),
         keys: Some(1000),
         session: None,
+        may_stop: MayStop { allowed: role == RoleName::Refused, reason: "a test says so".to_owned() },
     };
     let refusal = Refusal {
         dataset: format!("{}:17", "cd".repeat(20)).parse().expect("a dataset"),
@@ -260,6 +261,21 @@ async fn orders_reach_the_only_group_or_the_one_that_is_named() {
     assert_eq!(two.orders.recv().await, Some(("b".to_owned(), Operation::Failover)));
     assert_eq!(rbuddy(&["failover", "--group", "c", "--api", &two.url]).await.0, 2);
     assert_eq!(rbuddy(&["status", "--group", "c", "--api", &two.url]).await.0, 2);
+}
+
+#[tokio::test]
+async fn whether_a_replica_may_be_stopped_is_told_by_the_exit_code() {
+    let mut one = running(&["main"], None, Ok("readers have 10s to leave")).await;
+    let (code, stdout, _) = rbuddy(&["may-stop", "127.0.0.1:6381", "--api", &one.url]).await;
+    assert_eq!((code, stdout.as_str()), (0, "127.0.0.1:6381 may be stopped: a test says so\n"));
+    let (code, _, stderr) = rbuddy(&["may-stop", "127.0.0.1:6380", "--api", &one.url]).await;
+    assert_eq!((code, stderr.as_str()), (4, "error: 127.0.0.1:6380 may not be stopped now: a test says so\n"));
+    assert_eq!(rbuddy(&["may-stop", "127.0.0.1:9", "--api", &one.url]).await.0, 2);
+    let replica = NodeAddress::new("127.0.0.1", 6380);
+    assert_eq!(rbuddy(&["drain", "127.0.0.1:6380", "--api", &one.url]).await.0, 0);
+    assert_eq!(one.orders.recv().await, Some(("main".to_owned(), Operation::Drain { replica: replica.clone() })));
+    assert_eq!(rbuddy(&["return", "127.0.0.1:6380", "--api", &one.url]).await.0, 0);
+    assert_eq!(one.orders.recv().await, Some(("main".to_owned(), Operation::Return { replica })));
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ impl Controller {
                 Role::Active => self.classify_active(now, &replica, &info),
                 Role::Standby => self.classify_standby(&replica, &info),
                 Role::Draining => self.classify_draining(&replica, &info),
-                Role::Emptying { .. } => {}
+                Role::Emptying { .. } | Role::Drained => {}
             }
         }
     }

@@ -12,6 +12,7 @@
 //! | give a standby the new dataset | `seeding.rs` |
 //! | promote it | `failover.rs`, `planned.rs` |
 //! | leave the old active, empty it | `retire.rs` |
+//! | let a server rest that an operator wants to stop | `maintenance.rs` |
 //! | go where the primary has moved to | `following.rs` |
 //! | bring servers' settings in line with their roles | `reconcile.rs` |
 //! | tell relay, readers and people | `publish.rs`, `report.rs` |
@@ -255,6 +256,7 @@ impl Controller {
         }
         if self.alarm.is_none() && !self.state.paused {
             self.classify(now);
+            self.rest_those_left();
             self.start(now);
             self.watch_planned(now);
             self.observe_shortage(now);

@@ -20,6 +20,7 @@ pub fn check(
     only_standbys_are_resynced(state, orders)?;
     emptying_has_a_persisted_intent(state, commands)?;
     the_primary_is_never_commanded(state, commands)?;
+    the_drained_are_left_alone(state, commands)?;
     the_generation_never_falls(assignment, before)?;
     every_change_of_the_active_has_a_generation(assignment, before)
 }
@@ -56,6 +57,14 @@ fn the_primary_is_never_commanded(state: &DurableState, commands: &[(NodeAddress
     match commands.iter().find(|(replica, _)| Some(replica) == primary) {
         None => Ok(()),
         Some((replica, command)) => Err(format!("P3 the_primary_is_never_commanded: {replica} is told to {command}")),
+    }
+}
+
+/// Its operator may be at work on it.
+fn the_drained_are_left_alone(state: &DurableState, commands: &[(NodeAddress, ServerCommand)]) -> Result<(), String> {
+    match commands.iter().find(|(replica, _)| *state.role(replica) == Role::Drained) {
+        None => Ok(()),
+        Some((replica, command)) => Err(format!("P3 the_drained_are_left_alone: {replica} is told to {command}")),
     }
 }
 

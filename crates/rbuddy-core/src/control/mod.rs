@@ -8,7 +8,7 @@
 //! | [`event`], [`action`] | what it is told, what it wants done |
 //! | [`state`] | the state file |
 //! | `world` | what is seen right now |
-//! | `classify`, `start`, `serving`, `seeding`, `failover`, `planned`, `retire`, `reconcile`, `operate` | the steps of a pass |
+//! | `classify`, `start`, `serving`, `seeding`, `failover`, `planned`, `retire`, `reconcile`, `operate`, `maintenance` | the steps of a pass |
 //! | [`guard`] | plausible? ours? |
 //! | [`invariant`] | what must hold after every event |
 //! | [`primary`], `following` | where the primary is, and what is made of a word that it has moved |
@@ -27,6 +27,7 @@ mod failover;
 mod following;
 pub mod guard;
 pub mod invariant;
+mod maintenance;
 mod operate;
 mod planned;
 pub mod primary;

@@ -15,15 +15,15 @@ impl Controller {
         Some(match operation {
             Operation::SetPrimary { address } => return self.name_primary(now, request, address),
             Operation::Failover if self.state.paused => Err("the group is paused: `rbuddy resume` it first".into()),
-            Operation::Failover => self.plan_switch(now),
+            Operation::Failover => self.plan_switch(now, self.serving(now).into_iter().take(1).collect()),
+            Operation::Drain { replica } => self.take_out(now, replica),
+            Operation::Return { replica } => self.take_back_in(replica),
             Operation::Approve { dataset } => self.approve(*dataset),
             Operation::Adopt { replica } => self.adopt(now, replica),
             Operation::Pause => {
                 self.state.paused = true;
                 // A stream that stands still for a switch must not do so for as long as the pause lasts.
-                if self.planned.take().is_some() {
-                    self.story(StoryLevel::Info, None, "planned switch given up: paused".into());
-                }
+                self.give_up_planned("paused");
                 self.story(StoryLevel::Info, None, "paused by an operator".into());
                 Ok("paused: what serves goes on serving, nothing is changed".into())
             }
@@ -61,6 +61,7 @@ impl Controller {
         }
         match self.state.role(replica).clone() {
             Role::Standby | Role::Draining | Role::Emptying { .. } => Ok(format!("{replica} is rbuddy's already")),
+            Role::Drained => Err(format!("{replica} was taken out by an operator: `rbuddy return` it first")),
             Role::Unknown => Err(format!("{replica} is not judged yet: a dataset is on its way into it")),
             Role::Refused { .. } => {
                 self.record(replica).adopted = true;
@@ -68,17 +69,11 @@ impl Controller {
                 Ok(format!("adopted {replica}: it is emptied and becomes a standby"))
             }
             Role::Active => {
-                // Readers never go back to an older dataset (P10).
-                let as_good = if self.world.fits_live(replica) { self.fitting(now) } else { self.serving(now) };
-                let other = as_good.iter().find(|other| *other != replica).cloned();
-                if other.is_none() {
+                let Some(other) = self.who_else_serves(now, replica) else {
                     return Err(format!("{replica} is the only replica that serves: nothing else could take its readers"));
-                }
-                self.state.generation = self.state.generation.next();
+                };
+                self.leave(now, replica, "adopted as standby", Some(other));
                 let drain = self.policy.drain;
-                self.set_role(replica, Role::Draining, &format!("adopted as standby; readers have {drain:?} to leave"));
-                self.drain_until.insert(replica.clone(), now.after(drain));
-                self.tell_leavers(now, replica.clone(), other);
                 Ok(format!("adopted {replica}: readers have {drain:?} to leave, then it is emptied and becomes a standby"))
             }
         }

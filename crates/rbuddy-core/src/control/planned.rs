@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 impl Controller {
-    /// Starts a planned switch. `Err` says why it cannot be.
-    pub(super) fn plan_switch(&mut self, now: Time) -> Result<String, String> {
+    /// Starts a planned switch away from `old`. `Err` says why it cannot be.
+    pub(super) fn plan_switch(&mut self, now: Time, old: BTreeSet<NodeAddress>) -> Result<String, String> {
         if self.planned.is_some() || self.is_short(now) {
             return Ok("a failover is under way already".into());
         }
@@ -18,7 +18,6 @@ impl Controller {
         if self.world.relay.upstream.state != UpstreamState::Streaming {
             return Err("the primary is not reachable, so no standby can be seeded".into());
         }
-        let old: BTreeSet<NodeAddress> = self.serving(now).into_iter().take(1).collect();
         let from = old.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         self.planned = Some(Planned { since: now, old, paused_since: None, not_before: now });
         self.story(StoryLevel::Info, Some(&standby), format!("planned switch away from {from}"));
@@ -31,8 +30,7 @@ impl Controller {
         let is_overdue = planned.paused_since.is_some_and(|since| now.since(since) >= PAUSE_MAX);
         let is_dead = |standby: &NodeAddress| self.world.sight(standby).is_some_and(|sight| sight.is_dead(now, self.policy.dead_after));
         if self.choose_candidate(now).is_none() && self.having(|role| matches!(role, Role::Standby)).iter().all(is_dead) {
-            self.planned = None;
-            self.story(StoryLevel::Warn, None, "planned switch given up: no standby that answers is left".into());
+            self.give_up_planned("no standby that answers is left");
         } else if is_overdue {
             self.story(StoryLevel::Warn, None, "planned switch: the standby did not catch up in time, trying again".into());
             self.pause_streams(now, false);

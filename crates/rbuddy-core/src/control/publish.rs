@@ -66,7 +66,8 @@ impl Controller {
 
     fn permit(&self, now: Time, replica: &NodeAddress) -> Permit {
         match self.state.role(replica) {
-            Role::Active | Role::Draining => Permit::Keep,
+            // One that was taken out goes on while it can, and is never given another dataset.
+            Role::Active | Role::Draining | Role::Drained => Permit::Keep,
             Role::Standby => match &self.seed {
                 // While a guard rejects the dataset the standby is held, so that it does not answer reads with it.
                 _ if self.refusal.is_some() => Permit::Hold,
@@ -76,6 +77,8 @@ impl Controller {
                 }
                 // One that follows the live history already goes on; it was seeded before a restart of rbuddy, or is an additional standby.
                 Some(_) | None if self.is_short(now) && self.world.fits_live(replica) => Permit::Keep,
+                // It was returned by an operator, and whether it is needed is about to be known.
+                Some(_) | None if self.world.is_streaming_live(replica) => Permit::Keep,
                 Some(_) | None => Permit::Hold,
             },
             Role::Unknown | Role::Emptying { .. } | Role::Refused { .. } => Permit::Hold,

@@ -25,7 +25,7 @@ impl Controller {
                 Role::Active => self.reconcile_active(now, &replica, &probe),
                 Role::Standby => self.reconcile_standby(now, &replica, &probe),
                 Role::Draining => self.reconcile_draining(now, &replica, &probe),
-                Role::Unknown | Role::Emptying { .. } | Role::Refused { .. } => {}
+                Role::Unknown | Role::Emptying { .. } | Role::Drained | Role::Refused { .. } => {}
             }
         }
     }

@@ -18,6 +18,7 @@ pub(super) fn role_name(role: &Role) -> RoleName {
         Role::Standby => RoleName::Standby,
         Role::Draining => RoleName::Draining,
         Role::Emptying { .. } => RoleName::Retiring,
+        Role::Drained => RoleName::Drained,
         Role::Refused { .. } => RoleName::Refused,
     }
 }
@@ -112,6 +113,9 @@ impl Controller {
         } else if standbys == 0 {
             let advice = if actives > 1 { "`rbuddy adopt` one of the actives as standby" } else { "add a standby" };
             let _ = write!(text, "; nothing could take over after a full resync: {advice}");
+        }
+        for replica in self.having(|role| matches!(role, Role::Drained)) {
+            let _ = write!(text, "; {replica} was taken out: `rbuddy return` it when it is back");
         }
         for replica in self.having(|role| matches!(role, Role::Active)).iter().filter(|replica| !self.world.fits_live(replica)) {
             let _ = write!(text, "; {replica} has an older dataset and is not read: `rbuddy adopt` it to have it resynced");
@@ -242,17 +246,17 @@ impl Controller {
             upstream: self.world.relay.upstream.clone(),
             position: self.world.relay.live().map(|live| live.end_position()),
             snapshot: self.world.relay.snapshot.clone(),
-            replicas: self.policy.replicas.iter().map(|replica| self.replica_status(replica)).collect(),
+            replicas: self.policy.replicas.iter().map(|replica| self.replica_status(now, replica)).collect(),
             undelivered: self.state.outbox.clone(),
         }
     }
 
-    fn replica_status(&self, replica: &NodeAddress) -> ReplicaStatus {
+    fn replica_status(&self, now: Time, replica: &NodeAddress) -> ReplicaStatus {
         let sight = self.world.sight(replica);
         let info = sight.and_then(|sight| sight.info());
         let refused = match self.state.role(replica) {
             Role::Refused { reason } => Some(reason.clone()),
-            Role::Unknown | Role::Active | Role::Standby | Role::Draining | Role::Emptying { .. } => None,
+            Role::Unknown | Role::Active | Role::Standby | Role::Draining | Role::Emptying { .. } | Role::Drained => None,
         };
         let silent = sight.filter(|sight| !sight.is_answering()).and_then(|sight| sight.error.clone());
         ReplicaStatus {
@@ -267,6 +271,7 @@ impl Controller {
             lag_bytes: self.world.lag_bytes(replica),
             keys: info.map(|info| info.keyspace.keys),
             session: self.world.session(replica).map(|session| session.state.clone()),
+            may_stop: self.may_stop(now, replica),
         }
     }
 }

@@ -37,6 +37,8 @@ impl Controller {
         let generation = self.state.generation;
         let names = dead.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         self.story(StoryLevel::Warn, Some(&back), format!("taking back over, generation {generation}: lost during the drain: {names}"));
+        // An operator's wish to stop it has to wait for better times.
+        self.record(&back).is_to_rest = false;
         self.set_role(&back, Role::Active, "takes back over");
         for replica in &dead {
             self.set_role(replica, Role::Draining, "died during the drain");
@@ -58,6 +60,11 @@ impl Controller {
     }
 
     fn end_drain(&mut self, now: Time, replica: &NodeAddress) {
+        let is_to_rest = self.state.replicas.get(replica).is_some_and(|record| record.is_to_rest);
+        // Its operator did not wait.
+        if is_to_rest && self.world.sight(replica).is_some_and(|sight| sight.is_dead(now, self.policy.dead_after)) {
+            return self.rest(replica);
+        }
         let Some(sight) = self.world.sight(replica).filter(|sight| sight.is_answering()) else { return };
         let Some(info) = sight.info().cloned() else { return };
         // P2: it is the last complete copy until somebody else serves.
@@ -66,6 +73,9 @@ impl Controller {
         }
         if !self.disconnected.contains(replica) {
             return self.command(now, replica, ServerCommand::DisconnectClients);
+        }
+        if is_to_rest {
+            return self.rest(replica);
         }
         let seeded_next = self.is_short(now) || self.policy.standby == StandbyMode::Warm;
         match info.run_id {

@@ -2,7 +2,7 @@
 
 use super::controller::Controller;
 use super::settings::StandbyMode;
-use super::state::Role;
+use super::state::{ReplicaRecord, Role};
 use crate::info::Role as ServerRole;
 use crate::types::{NodeAddress, Time};
 use std::time::Duration;
@@ -51,11 +51,13 @@ impl Controller {
         self.serving(now).into_iter().filter(|replica| self.world.fits_live(replica)).collect()
     }
 
-    /// How many replicas should serve.
+    /// How many replicas should serve, of those that no operator has taken out.
     pub(super) fn desired_actives(&self) -> usize {
+        let is_out = |record: &&ReplicaRecord| record.role == Role::Drained || (record.is_to_rest && record.role != Role::Active);
+        let available = self.policy.replicas.len() - self.state.replicas.values().filter(is_out).count();
         match self.policy.standby {
-            StandbyMode::Empty => self.policy.actives,
-            StandbyMode::Warm => self.policy.replicas.len(),
+            StandbyMode::Empty => self.policy.actives.min(available),
+            StandbyMode::Warm => available,
         }
     }
 

@@ -47,6 +47,9 @@ pub struct ReplicaRecord {
     pub served: Option<Position>,
     /// An operator said that rbuddy may empty it.
     pub adopted: bool,
+    /// An operator wants to stop it: once readers have left it, it comes to rest.
+    #[serde(default)]
+    pub is_to_rest: bool,
 }
 
 /// The role of a replica, as committed.
@@ -56,6 +59,7 @@ pub struct ReplicaRecord {
 /// Unknown ──► keys ──┤                 ▲                                        │
 ///                    ├──► Active       └────────── to be seeded at once ────────┘
 ///                    └──► Refused ──adopt──► Emptying
+/// Draining, Standby ──(an operator drains it)──► Drained ──(returns it)──► Standby
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -73,6 +77,8 @@ pub enum Role {
         /// Which process.
         run_id: RunId,
     },
+    /// Taken out by an operator. Left alone, whatever becomes of it, until it is returned.
+    Drained,
     /// Not proven rbuddy's own.
     Refused {
         /// Why, and what to do.
@@ -147,7 +153,7 @@ impl DurableState {
 
 impl Default for ReplicaRecord {
     fn default() -> ReplicaRecord {
-        ReplicaRecord { role: Role::Unknown, run_id: None, served: None, adopted: false }
+        ReplicaRecord { role: Role::Unknown, run_id: None, served: None, adopted: false, is_to_rest: false }
     }
 }
 

@@ -135,6 +135,17 @@ pub struct ReplicaStatus {
     pub keys: Option<u64>,
     /// What the relay does with it; `None`: not connected.
     pub session: Option<SessionState>,
+    /// Whether an operator may stop it now.
+    pub may_stop: MayStop,
+}
+
+/// The answer to "may I stop this one now?": `GET /v1/groups/{g}/replicas/{r}/may-stop`, `rbuddy may-stop`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MayStop {
+    /// Nobody would notice.
+    pub allowed: bool,
+    /// Why, or why not and what to do.
+    pub reason: String,
 }
 
 /// The role of a replica, for people.
@@ -151,6 +162,8 @@ pub enum RoleName {
     Draining,
     /// Is being emptied.
     Retiring,
+    /// Taken out by an operator: left alone until returned.
+    Drained,
     /// Not proven rbuddy's own: left alone until adopted.
     Refused,
 }
@@ -168,6 +181,16 @@ pub enum Operation {
     },
     /// rbuddy may empty this replica.
     Adopt {
+        /// Which.
+        replica: NodeAddress,
+    },
+    /// An operator wants to stop this replica: readers leave it, then it is left alone.
+    Drain {
+        /// Which.
+        replica: NodeAddress,
+    },
+    /// It takes part again.
+    Return {
         /// Which.
         replica: NodeAddress,
     },
@@ -215,5 +238,6 @@ snake_case_display!(RoleName {
     Standby => "standby",
     Draining => "draining",
     Retiring => "retiring",
+    Drained => "drained",
     Refused => "refused",
 });

@@ -10,7 +10,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State as Extract};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use rbuddy_core::control::status::{GroupStatus, Operation};
+use rbuddy_core::control::status::{GroupStatus, MayStop, Operation};
 use rbuddy_core::types::{DatasetId, NodeAddress};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -29,6 +29,19 @@ pub(super) async fn one(Extract(state): Extract<Arc<State>>, Path(name): Path<St
         Some(group) => Json(shown(group)).into_response(),
         None => no_such_group(&state),
     }
+}
+
+/// 200: nobody would notice; 409: somebody would.
+pub(super) async fn may_stop(Extract(state): Extract<Arc<State>>, Path((name, replica)): Path<(String, String)>) -> Response {
+    let Some(group) = state.group(&name) else { return no_such_group(&state) };
+    let status = group.status.borrow().clone();
+    let Some(replica) = status.replicas.iter().find(|known| known.address.to_string() == replica) else {
+        let known = status.replicas.iter().map(|replica| replica.address.to_string()).collect::<Vec<_>>().join(", ");
+        return error(StatusCode::NOT_FOUND, format!("no such replica; there is {known}"));
+    };
+    let MayStop { allowed, reason } = &replica.may_stop;
+    let code = if *allowed { StatusCode::OK } else { StatusCode::CONFLICT };
+    (code, Json(json!({ "may_stop": allowed, "reason": reason }))).into_response()
 }
 
 /// Status is open to whoever reaches the API; the keys in webhook URLs are not.
@@ -84,7 +97,7 @@ struct Approve {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Adopt {
+struct Replica {
     replica: NodeAddress,
 }
 
@@ -100,9 +113,14 @@ fn parse(operation: &str, body: &[u8]) -> Result<Operation, (StatusCode, String)
         "pause" => fields::<Nothing>(body).map(|_| Operation::Pause),
         "resume" => fields::<Nothing>(body).map(|_| Operation::Resume),
         "approve" => fields::<Approve>(body).map(|approve| Operation::Approve { dataset: approve.dataset }),
-        "adopt" => fields::<Adopt>(body).map(|adopt| Operation::Adopt { replica: adopt.replica }),
+        "adopt" => fields::<Replica>(body).map(|Replica { replica }| Operation::Adopt { replica }),
+        "drain" => fields::<Replica>(body).map(|Replica { replica }| Operation::Drain { replica }),
+        "return" => fields::<Replica>(body).map(|Replica { replica }| Operation::Return { replica }),
         "set-primary" => fields::<SetPrimary>(body).map(|set| Operation::SetPrimary { address: set.address }),
-        _ => Err((StatusCode::NOT_FOUND, "no such operation; there is failover, approve, adopt, set-primary, pause, resume".to_owned())),
+        _ => {
+            let known = "failover, approve, adopt, drain, return, set-primary, pause, resume";
+            Err((StatusCode::NOT_FOUND, format!("no such operation; there is {known}")))
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::out;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use rbuddy_core::control::status::{GroupStatus, Operation};
-use rbuddy_core::types::GroupName;
+use rbuddy_core::types::{GroupName, NodeAddress};
 use rbuddy_runtime::settings::Secret;
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -38,14 +38,13 @@ pub(super) struct Api {
 /// Sends an operator's order and shows the answer.
 pub(crate) async fn order(args: &ApiArgs, operation: Operation) -> Result<(), Failure> {
     let api = Api::open(args)?;
-    let group = match &args.group {
-        Some(group) => group.clone(),
-        None => api.only_group().await?,
-    };
+    let group = api.group(args).await?;
     let (name, body) = match operation {
         Operation::Failover => ("failover", json!({})),
         Operation::Approve { dataset } => ("approve", json!({ "dataset": dataset })),
         Operation::Adopt { replica } => ("adopt", json!({ "replica": replica })),
+        Operation::Drain { replica } => ("drain", json!({ "replica": replica })),
+        Operation::Return { replica } => ("return", json!({ "replica": replica })),
         Operation::SetPrimary { address } => ("set-primary", json!({ "address": address })),
         Operation::Pause => ("pause", json!({})),
         Operation::Resume => ("resume", json!({})),
@@ -53,6 +52,23 @@ pub(crate) async fn order(args: &ApiArgs, operation: Operation) -> Result<(), Fa
     let request = api.http.post(format!("{}/v1/groups/{group}/{name}", api.base)).json(&body);
     let answer = api.ask(request).await?;
     out::result(answer["result"].as_str().unwrap_or("done"));
+    Ok(())
+}
+
+/// Whether a replica may be stopped now. The exit code says so as well.
+pub(crate) async fn may_stop(args: &ApiArgs, replica: &NodeAddress) -> Result<(), Failure> {
+    let api = Api::open(args)?;
+    let group = api.group(args).await?;
+    let groups = groups(&api.status().await?)?;
+    let replicas = groups.iter().filter(|known| known.group == group).flat_map(|known| &known.replicas);
+    let Some(known) = replicas.into_iter().find(|known| known.address == *replica) else {
+        return Err(Failure::new(Exit::Usage, format!("{replica} is not a replica of the group {group}")));
+    };
+    let reason = &known.may_stop.reason;
+    if !known.may_stop.allowed {
+        return Err(Failure::new(Exit::Refused, format!("{replica} may not be stopped now: {reason}")));
+    }
+    out::result(&format!("{replica} may be stopped: {reason}"));
     Ok(())
 }
 
@@ -75,6 +91,13 @@ impl Api {
     /// The whole state as it is sent.
     pub(super) async fn status(&self) -> Result<Value, Failure> {
         self.ask(self.http.get(format!("{}/v1/status", self.base))).await
+    }
+
+    async fn group(&self, args: &ApiArgs) -> Result<GroupName, Failure> {
+        match &args.group {
+            Some(group) => Ok(group.clone()),
+            None => self.only_group().await,
+        }
     }
 
     async fn only_group(&self) -> Result<GroupName, Failure> {

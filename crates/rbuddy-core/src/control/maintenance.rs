@@ -1,0 +1,152 @@
+//! A server that an operator wants to stop, upgrade or move: readers leave it without a failed read, it comes to rest as `Drained`, and takes part again
+//! when the operator says so. And the answer to "may I stop this one now?".
+//!
+//! Promises: readers leave only where another replica takes them; one that is drained is neither read, nor resynced, nor emptied, nor told anything, until
+//! it is returned, and is then judged by what it holds, as any other. Not here: the switch itself (`planned.rs`) and the drain (`retire.rs`).
+
+use super::action::StoryLevel;
+use super::controller::Controller;
+use super::state::Role;
+use super::status::{MayStop, OperationResult};
+use crate::types::{NodeAddress, Time};
+use std::collections::BTreeSet;
+
+impl Controller {
+    /// `rbuddy drain`: what is to happen with it from now on.
+    pub(super) fn take_out(&mut self, now: Time, replica: &NodeAddress) -> OperationResult {
+        if !self.policy.replicas.contains(replica) {
+            return Err(format!("{replica} is not in replicas"));
+        }
+        if self.state.paused {
+            return Err("the group is paused: `rbuddy resume` it first".into());
+        }
+        match self.state.role(replica) {
+            Role::Drained => Ok(format!("{replica} is drained: it may be stopped")),
+            Role::Refused { .. } => Ok(format!("{replica} is refused: rbuddy does nothing with it, and it may be stopped")),
+            Role::Unknown => Err(format!("{replica} is not judged yet: ask again in a moment")),
+            Role::Standby => {
+                let MayStop { allowed, reason } = self.may_stop(now, replica);
+                if !allowed {
+                    return Err(format!("{replica} is needed: {reason}. Ask again when that is over"));
+                }
+                self.record(replica).is_to_rest = true;
+                self.rest(replica);
+                Ok(format!("{replica} is drained: it may be stopped"))
+            }
+            Role::Draining | Role::Emptying { .. } => {
+                self.record(replica).is_to_rest = true;
+                Ok(format!("{replica} is being left already, and comes to rest as drained: see `rbuddy may-stop`"))
+            }
+            Role::Active => self.take_out_active(now, replica),
+        }
+    }
+
+    fn take_out_active(&mut self, now: Time, replica: &NodeAddress) -> OperationResult {
+        let then = "then it is drained: see `rbuddy may-stop`";
+        if let Some(planned) = &self.planned {
+            if !planned.old.contains(replica) {
+                return Err("another switch is under way: ask again when it is done".into());
+            }
+            self.record(replica).is_to_rest = true;
+            return Ok(format!("a switch away from {replica} is under way; {then}"));
+        }
+        if let Some(other) = self.who_else_serves(now, replica) {
+            self.record(replica).is_to_rest = true;
+            self.leave(now, replica, "taken out by an operator", Some(other));
+            return Ok(format!("readers have {:?} to leave {replica}; {then}", self.policy.drain));
+        }
+        let switching = self.plan_switch(now, BTreeSet::from([replica.clone()]))?;
+        if self.planned.is_none() {
+            return Err(format!("{switching}: ask again when it is done"));
+        }
+        self.record(replica).is_to_rest = true;
+        Ok(format!("{switching}; {then}"))
+    }
+
+    /// `rbuddy return`: it takes part again.
+    pub(super) fn take_back_in(&mut self, replica: &NodeAddress) -> OperationResult {
+        if !self.policy.replicas.contains(replica) {
+            return Err(format!("{replica} is not in replicas"));
+        }
+        let is_answering = self.world.sight(replica).is_some_and(|sight| sight.is_answering());
+        match self.state.role(replica) {
+            Role::Drained if self.state.paused => Err("the group is paused: `rbuddy resume` it first".into()),
+            Role::Drained if !is_answering => Err(format!("{replica} does not answer: start it first")),
+            Role::Drained => {
+                self.record(replica).is_to_rest = false;
+                self.set_role(replica, Role::Standby, "returned by an operator; judged by what it holds");
+                Ok(format!("{replica} takes part again: it serves if it is needed and has all that it must have, else it is the standby"))
+            }
+            Role::Active | Role::Draining | Role::Emptying { .. } if self.state.replicas.get(replica).is_some_and(|r| r.is_to_rest) => {
+                self.record(replica).is_to_rest = false;
+                if self.planned.as_ref().is_some_and(|planned| planned.old.contains(replica)) {
+                    self.give_up_planned("returned by an operator");
+                }
+                Ok(format!("{replica} is not taken out after all"))
+            }
+            Role::Unknown | Role::Active | Role::Standby | Role::Draining | Role::Emptying { .. } => {
+                Ok(format!("{replica} takes part already"))
+            }
+            Role::Refused { reason } => Err(format!("{replica} is refused: {reason}")),
+        }
+    }
+
+    /// Those that are to be taken out and are left by everybody come to rest.
+    pub(super) fn rest_those_left(&mut self) {
+        for replica in self.having(|role| matches!(role, Role::Standby)) {
+            if self.state.replicas.get(&replica).is_some_and(|record| record.is_to_rest) && !self.is_silently_loading(&replica) {
+                self.rest(&replica);
+            }
+        }
+    }
+
+    pub(super) fn rest(&mut self, replica: &NodeAddress) {
+        self.seed.take_if(|seed| seed.replica == *replica);
+        self.set_role(replica, Role::Drained, "nobody reads it: it may be stopped");
+    }
+
+    /// Readers leave an active whose data others have as well.
+    pub(super) fn leave(&mut self, now: Time, replica: &NodeAddress, why: &str, other: Option<NodeAddress>) {
+        self.state.generation = self.state.generation.next();
+        let drain = self.policy.drain;
+        self.set_role(replica, Role::Draining, &format!("{why}; readers have {drain:?} to leave"));
+        self.drain_until.insert(replica.clone(), now.after(drain));
+        self.tell_leavers(now, replica.clone(), other);
+    }
+
+    /// Another active that is as good: readers never go back to an older dataset (P10).
+    pub(super) fn who_else_serves(&self, now: Time, replica: &NodeAddress) -> Option<NodeAddress> {
+        let as_good = if self.world.fits_live(replica) { self.fitting(now) } else { self.serving(now) };
+        as_good.into_iter().find(|other| other != replica)
+    }
+
+    /// Whether stopping it now would be noticed by anybody.
+    pub(super) fn may_stop(&self, now: Time, replica: &NodeAddress) -> MayStop {
+        let no = |reason: String| MayStop { allowed: false, reason };
+        let yes = |reason: &str| MayStop { allowed: true, reason: reason.into() };
+        match self.state.role(replica) {
+            Role::Drained => yes("it is drained: nobody reads it"),
+            Role::Refused { .. } => yes("it is refused: rbuddy sends nobody there"),
+            Role::Unknown => no("it is not judged yet".into()),
+            Role::Active if self.who_else_serves(now, replica).is_some() => no("it is read: `rbuddy drain` it first".into()),
+            Role::Active if self.choose_candidate(now).is_some() => {
+                no("it is read, and the only one that serves: `rbuddy drain` switches to a standby first".into())
+            }
+            Role::Active => no("it is the only one that serves, and nothing could take over: add a standby first".into()),
+            Role::Draining => no("readers are leaving it".into()),
+            Role::Emptying { .. } => no("it is being emptied".into()),
+            Role::Standby if self.is_silently_loading(replica) => no("it is being filled".into()),
+            Role::Standby if self.is_short(now) => no("a failover is under way and may need it".into()),
+            Role::Standby => yes("it is a standby: nobody reads it, and nothing needs it just now"),
+        }
+    }
+
+    /// A planned switch comes to nothing; the one that was to be left goes on.
+    pub(super) fn give_up_planned(&mut self, why: &str) {
+        let Some(planned) = self.planned.take() else { return };
+        for replica in planned.old {
+            self.record(&replica).is_to_rest = false;
+        }
+        self.story(StoryLevel::Warn, None, format!("planned switch given up: {why}"));
+    }
+}
