@@ -258,3 +258,36 @@ async fn a_replica_at_the_last_whole_command_of_a_history_that_ended_within_the_
     relay.until("the replica follows the new history", |view| streaming_id(view, &replica.address()) == Some(new.clone())).await;
     relay.stop().await;
 }
+
+/// What an output buffer that overflows behind each snapshot looks like from here: the link is closed, and what follows is more than the backlog keeps.
+async fn close_the_link_beyond_the_backlog(primary: &Server) {
+    let mut connection = TcpStream::connect(("127.0.0.1", primary.address().port)).await.expect("it listens");
+    let value = "x".repeat(64 * 1024);
+    let requests = format!("CLIENT KILL TYPE replica\r\n*3\r\n$3\r\nSET\r\n$4\r\nlong\r\n${}\r\n{value}\r\nQUIT\r\n", value.len());
+    connection.write_all(requests.as_bytes()).await.expect("sent");
+    connection.read_to_end(&mut Vec::new()).await.expect("answered");
+}
+
+#[tokio::test]
+async fn a_full_resync_that_does_not_last_is_asked_for_less_often_and_says_why() {
+    let primary = Server::start(&["--repl-backlog-size", "16kb"]).await;
+    let replica = Server::start(&[]).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let settings = config(&primary, &[&replica], dir.path());
+    let mut relay = Relay::start(settings, orders(Start::Fresh, &replica.address(), Permit::Auto)).await;
+    replica.follow(relay.port).await;
+    relay.until("the replica follows", |view| streaming_id(view, &replica.address()).is_some()).await;
+    for round in 1..=3 {
+        let before = relay.view.borrow().upstream.full_resyncs;
+        let mut explained = relay.view.clone();
+        close_the_link_beyond_the_backlog(&primary).await;
+        let says_why =
+            |view: &RelayView| view.upstream.last_error.as_ref().is_some_and(|error| error.contains("client-output-buffer-limit"));
+        let seen = tokio::time::timeout(PATIENCE, explained.wait_for(says_why)).await;
+        seen.expect("in time").expect("it runs");
+        assert_eq!(relay.view.borrow().upstream.full_resyncs, before, "round {round}: it waits");
+        let went_on = |view: &RelayView| view.upstream.full_resyncs == before + 1 && view.upstream.state == UpstreamState::Streaming;
+        relay.until("and asks all the same", went_on).await;
+    }
+    relay.stop().await;
+}

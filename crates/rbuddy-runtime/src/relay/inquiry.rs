@@ -7,6 +7,7 @@
 use super::circle::Circle;
 use super::hub::{Hub, Inner};
 use super::link::{Link, LinkError, Purpose};
+use super::resync_loop::ResyncLoop;
 use super::stretch::StretchKey;
 use rbuddy_core::control::relay::{FullResyncNeed, RelayOrders, UpstreamState};
 use rbuddy_core::info::ServerInfo;
@@ -16,7 +17,7 @@ use rbuddy_core::replication::prospect::{Gap, Prospect, beginning, prospect};
 use rbuddy_core::types::{NodeAddress, Position, ReplId};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::info;
 
 /// A PSYNC that was answered.
@@ -41,12 +42,12 @@ enum Question {
 }
 
 /// Asks the primary to go on, or, once that is permitted, for everything.
-pub(super) async fn inquire(hub: &Hub, orders: &watch::Receiver<RelayOrders>) -> Result<Inquiry, LinkError> {
+pub(super) async fn inquire(hub: &Hub, orders: &watch::Receiver<RelayOrders>, resync_loop: &ResyncLoop) -> Result<Inquiry, LinkError> {
     let primary = hub.primary()?;
     let mut link = Link::dial(&primary.address, hub.config.settings.upstream_timeout).await?;
     hub.upstream(UpstreamState::Handshake);
     link.shake_hands(&hub.config, &primary, Purpose::Follow, hub.version_to_announce()).await?;
-    let (asked, gap) = settle(hub, &mut link, orders.clone()).await?;
+    let (asked, gap) = settle(hub, &mut link, orders.clone(), resync_loop).await?;
     hub.update(|inner| inner.upstream.full_resync_needed = None);
     let answer = link.psync(asked.map(|(_, at)| at)).await?;
     Ok(Inquiry { link, answer, asked, gap })
@@ -57,6 +58,7 @@ async fn settle(
     hub: &Hub,
     link: &mut Link,
     mut orders: watch::Receiver<RelayOrders>,
+    resync_loop: &ResyncLoop,
 ) -> Result<(Option<(StretchKey, Position)>, Option<Gap>), LinkError> {
     let mut looks = 0;
     loop {
@@ -64,6 +66,7 @@ async fn settle(
             Question::Behind(key, at) => return Ok((Some((key, at)), None)),
             Question::Blind(asked) => return Ok((asked, None)),
             Question::Everything(asked, need) if orders.borrow_and_update().full_resync == Some(need.replid) => {
+                resync_loop.check(need.replid, Instant::now())?;
                 info!(group = %hub.config.group, primary = need.replid.short(), reason = %need.gap, "asking for a full resync");
                 return Ok((asked, Some(need.gap)));
             }

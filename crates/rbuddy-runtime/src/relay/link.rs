@@ -62,6 +62,11 @@ pub(super) enum LinkError {
     Circle(#[from] Circle),
     #[error("a full resync is needed and not permitted yet: {0}")]
     NotPermitted(Gap),
+    #[error(
+        "the last full resync of this history lasted for {:.1} s only: raise the primary's client-output-buffer-limit for replicas, and its \
+         repl-backlog-size, above what is written while it sends a snapshot; the next one was put off for {:.1} s", .lasted.as_secs_f64(), .wait.as_secs_f64()
+    )]
+    ResyncLoop { lasted: Duration, wait: Duration },
     #[error("the name {0} leads to another server now")]
     Renamed(String),
     #[error("no byte from the primary for {0:?}")]

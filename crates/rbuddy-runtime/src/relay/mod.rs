@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `upstream` | the one connection to the primary |
 //! | `inquiry` | what the primary is asked, and what is looked at before |
+//! | `resync_loop` | full resyncs that do not last |
 //! | `intake` | reading the stream, and ACKs |
 //! | `own_thread`, `rest` | where bytes are moved; how often that thread looks at its sockets |
 //! | `link` | dialling, handshake, lines: what both connections to the primary share |
@@ -42,6 +43,7 @@ mod needs;
 mod own_thread;
 mod plan;
 mod rest;
+mod resync_loop;
 mod ring;
 mod roster;
 mod send_file;

@@ -92,7 +92,8 @@ impl Snapshotter {
         match request.filter(|request| done.is_none_or(|done| *request > done)) {
             Some(request) => {
                 let (_, before) = *self.waiting.get_or_insert((request, full_resyncs));
-                if state != UpstreamState::Streaming {
+                // Also where it is asked for anew right after one that failed.
+                if state != UpstreamState::Streaming || Instant::now() < self.not_before {
                     return None;
                 }
                 self.waiting = None;

@@ -15,6 +15,7 @@ use super::inquiry::{Inquiry, inquire};
 use super::intake::take_in;
 use super::link::{Link, LinkError};
 use super::name::unless_renamed;
+use super::resync_loop::ResyncLoop;
 use super::spool::{self, OnDiskError};
 use super::state::Resumable;
 use super::stretch::StretchKey;
@@ -25,6 +26,7 @@ use rbuddy_core::types::{DatasetId, NodeAddress, Position, ReplId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -37,6 +39,7 @@ pub(super) struct Upstream {
     quick: Backoff,
     /// For a snapshot that did not arrive whole: each attempt costs the primary a fork.
     slow: Backoff,
+    resync_loop: ResyncLoop,
 }
 
 /// How one connection ended.
@@ -51,7 +54,7 @@ impl Upstream {
         // As often as a replica would at the most: a refused dial is cheap, and every wait is time without fresh data.
         let quick = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let slow = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-        Upstream { hub, orders, quick, slow }
+        Upstream { hub, orders, quick, slow, resync_loop: ResyncLoop::new() }
     }
 
     /// Runs until cancelled. `found` is what a previous run left on disk.
@@ -73,6 +76,7 @@ impl Upstream {
                 ended = self.follow() => ended,
                 () = cancel.cancelled() => return,
             };
+            self.resync_loop.ended(Instant::now());
             if let LinkError::Moved(to) = ended.cause {
                 self.move_to(to).await;
                 continue;
@@ -120,7 +124,7 @@ impl Upstream {
     /// One connection from its beginning to its end.
     async fn follow(&mut self) -> Ended {
         let hub = Arc::clone(&self.hub);
-        let inquiry = match unless_moved(primary_moved(&hub, self.orders.clone()), inquire(&hub, &self.orders)).await {
+        let inquiry = match unless_moved(primary_moved(&hub, self.orders.clone()), inquire(&hub, &self.orders, &self.resync_loop)).await {
             Ok(inquiry) => inquiry,
             Err(cause) => return Ended { cause, in_snapshot: false },
         };
@@ -133,7 +137,10 @@ impl Upstream {
             PsyncAnswer::FullResync(given) => {
                 let full = FullResync { asked: asked.map(|(_, at)| at), given: DatasetId(given), gap };
                 match self.full_resync(&mut link, full).await {
-                    Ok(key) => key,
+                    Ok(key) => {
+                        self.resync_loop.resynced(full.given.0.replid, Instant::now());
+                        key
+                    }
                     Err(cause) => return Ended { cause, in_snapshot: true },
                 }
             }
