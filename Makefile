@@ -1,5 +1,5 @@
 # What people and CI call. Everything is said by the scripts; nothing is installed behind anybody's back.
-.PHONY: help setup test-servers demo test bench-relay chaos-relay fuzz fuzz-corpus check fmt
+.PHONY: help setup test-servers demo test bench-relay chaos chaos-relay fuzz fuzz-corpus check fmt
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -22,6 +22,9 @@ bench-relay: ## measure the relay beside direct replication, HAProxy and socat (
 	@scripts/setup-bench >&2
 	@cargo build --quiet --release --bin rbuddy --bin rbuddy-bench
 	@target/release/rbuddy-bench $(ARGS)
+
+chaos: test-servers ## break everything around a whole rbuddy with readers running, in ROUNDS=100 seeded rounds from SEED=2000 on
+	@scripts/chaos
 
 chaos-relay: test-servers ## break everything around the relay alone, in ROUNDS=200 seeded rounds from SEED=1000 on
 	@scripts/chaos-relay

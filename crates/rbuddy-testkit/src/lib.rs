@@ -18,7 +18,7 @@ mod world;
 
 pub use config::GroupConfig;
 pub use process::{CliOutput, Rbuddy, cli};
-pub use readers::AllReaders;
+pub use readers::{AllReaders, ReaderKind};
 pub use relay::{Relay, RelayOptions};
 pub use relay_world::{Follower, RelayWorld};
 pub use skip::{report, skip};

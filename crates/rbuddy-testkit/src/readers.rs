@@ -3,16 +3,38 @@
 use crate::process::expect;
 use crate::{World, report};
 use rbuddy_lab::{Readers, ReadersOptions, Source, Tally, wait_until};
+use std::fmt;
 use std::time::Duration;
 
 /// What "nobody noticed" means on a small, shared machine that loads a snapshot at the same time. The bar (design: 50 ms above the
 /// fault-free run) is judged where nothing else runs: in the demo and the benchmarks, which report the figure.
 const LONGEST_GAP_MAX: Duration = Duration::from_millis(400);
 
+/// A kind of readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReaderKind {
+    /// Through the reader endpoint.
+    Endpoint,
+    /// They ask `/active` where to go.
+    Asking,
+    /// A webhook tells them.
+    Told,
+}
+
 /// All three kinds.
 #[derive(Debug)]
 pub struct AllReaders {
-    sets: Vec<(&'static str, Readers)>,
+    sets: Vec<(ReaderKind, Readers)>,
+}
+
+impl fmt::Display for ReaderKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ReaderKind::Endpoint => "through the reader endpoint",
+            ReaderKind::Asking => "asking /active",
+            ReaderKind::Told => "told by webhook",
+        })
+    }
 }
 
 impl AllReaders {
@@ -24,11 +46,16 @@ impl AllReaders {
         let told = Source::Told { api: api.clone(), active: world.webhook.active() };
         AllReaders {
             sets: vec![
-                (ENDPOINT, expect(Readers::start(Source::Fixed(world.reader.clone()), endpoint).await)),
-                ("asking /active", expect(Readers::start(Source::Asks(api), direct).await)),
-                ("told by webhook", expect(Readers::start(told, direct).await)),
+                (ReaderKind::Endpoint, expect(Readers::start(Source::Fixed(world.reader.clone()), endpoint).await)),
+                (ReaderKind::Asking, expect(Readers::start(Source::Asks(api), direct).await)),
+                (ReaderKind::Told, expect(Readers::start(told, direct).await)),
             ],
         }
+    }
+
+    /// What each kind has seen until now.
+    pub fn tallies(&self) -> Vec<(ReaderKind, Tally)> {
+        self.sets.iter().map(|(kind, set)| (*kind, set.tally())).collect()
     }
 
     /// Waits until each kind has read this version of the dataset.
@@ -63,7 +90,7 @@ impl AllReaders {
     pub async fn direct_ones_noticed_nothing(self) {
         for (name, tally) in self.stop().await {
             assert_eq!((tally.nil, tally.wrong), (0, 0), "readers {name}: {tally}");
-            assert!(tally.is_clean() || name == ENDPOINT, "readers {name}: {tally}");
+            assert!(tally.is_clean() || name == ReaderKind::Endpoint, "readers {name}: {tally}");
         }
     }
 
@@ -71,11 +98,11 @@ impl AllReaders {
     /// empty answers those that go there directly with nil: nobody can stand between.)
     pub async fn got_nothing_wrong_through_the_endpoint(self) {
         for (name, tally) in self.stop().await {
-            assert!(name != ENDPOINT || (tally.nil, tally.wrong) == (0, 0), "readers {name}: {tally}");
+            assert!(name != ReaderKind::Endpoint || (tally.nil, tally.wrong) == (0, 0), "readers {name}: {tally}");
         }
     }
 
-    async fn stop(mut self) -> Vec<(&'static str, Tally)> {
+    async fn stop(mut self) -> Vec<(ReaderKind, Tally)> {
         let mut tallies = Vec::new();
         for (name, set) in std::mem::take(&mut self.sets) {
             let tally = set.stop().await;
@@ -95,5 +122,3 @@ impl Drop for AllReaders {
         }
     }
 }
-
-const ENDPOINT: &str = "through the reader endpoint";

@@ -69,8 +69,8 @@ async fn refuses_until(world: &World, ended: impl Fn(&GroupStatus) -> bool, with
                     takes_no_write(&replica.address.to_string(), "the standby").await;
                     never_answers_nil(&replica.address.to_string(), &world.data).await;
                 }
-                // Being emptied: nobody is sent there, and it is a master for the blink of an eye.
-                RoleName::Retiring | RoleName::Unknown | RoleName::Refused => {}
+                // Being emptied, or not used: nobody is sent there, and it is a master for the blink of an eye.
+                RoleName::Retiring | RoleName::Drained | RoleName::Unknown | RoleName::Refused => {}
             }
         }
         if ended(&status) {
