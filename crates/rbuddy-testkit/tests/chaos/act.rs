@@ -14,13 +14,11 @@ pub(crate) struct Scene {
     pub(crate) world: World,
     is_rbuddy_up: bool,
     frozen: Vec<usize>,
-    /// It holds nothing, and is refused.
-    is_primary_empty: bool,
 }
 
 impl Scene {
     pub(crate) fn new(world: World) -> Scene {
-        Scene { world, is_rbuddy_up: true, frozen: Vec::new(), is_primary_empty: false }
+        Scene { world, is_rbuddy_up: true, frozen: Vec::new() }
     }
 
     /// Each fault begins and ends at its time.
@@ -104,7 +102,8 @@ impl Scene {
         if self.world.primary.process().is_none() {
             self.revive_primary(Left::Newer).await;
         }
-        if self.is_primary_empty {
+        // It came back with nothing, or with what was saved long ago, and is refused.
+        if self.world.primary.keys().await.is_ok_and(|keys| keys.unsigned_abs() < self.world.data.keys) {
             self.world.primary.kill().await.expect("kill the primary");
             self.revive_primary(Left::Newer).await;
         }
@@ -138,7 +137,6 @@ impl Scene {
             }
         }
         .expect("restart the primary");
-        self.is_primary_empty = left == Left::Nothing;
     }
 
     async fn launch(&mut self) {
