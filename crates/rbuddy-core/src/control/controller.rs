@@ -57,8 +57,8 @@ pub struct Controller {
     pub(super) masters_since: BTreeMap<NodeAddress, Time>,
     /// Number of the last request for a fresh snapshot.
     pub(super) snapshot_request: Option<u64>,
-    /// The standby that is being filled, and with what.
-    pub(super) seed: Option<Seed>,
+    /// The standbys that are being filled, and with what.
+    pub(super) seeds: BTreeMap<NodeAddress, Seed>,
     /// A switch that an operator asked for.
     pub(super) planned: Option<Planned>,
     /// The dataset that a guard rejects.
@@ -103,8 +103,6 @@ pub struct Controller {
 /// A standby on its way to become active.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Seed {
-    /// Which.
-    pub(super) replica: NodeAddress,
     /// With what.
     pub(super) dataset: DatasetId,
     /// The snapshot went out to it and it was lost before it followed: so many times.
@@ -166,7 +164,7 @@ impl Controller {
             candidate: None,
             masters_since: BTreeMap::new(),
             snapshot_request: None,
-            seed: None,
+            seeds: BTreeMap::new(),
             planned: None,
             refusal: None,
             short_since: None,

@@ -6,6 +6,7 @@
 use super::action::{ServerCommand, StoryLevel};
 use super::assignment::{Notification, NotificationEvent};
 use super::controller::Controller;
+use super::settings::Consistency;
 use super::state::{Reference, Role};
 use crate::info::{Keyspace, Role as ServerRole};
 use crate::types::{DatasetId, NodeAddress, Position, Time};
@@ -14,32 +15,44 @@ impl Controller {
     /// One step on the way from shortage to a promoted standby.
     pub(super) fn seed_and_promote(&mut self, now: Time) {
         if !self.is_short(now) {
-            self.seed = None;
+            self.seeds.clear();
             self.refusal = None;
             return;
         }
-        self.drop_hopeless_seed();
+        self.drop_hopeless_seeds();
         self.drop_superseded_refusal();
-        let Some(candidate) = self.choose_candidate(now) else {
-            self.seed = None;
+        let candidates = self.choose_candidates(now);
+        self.seeds.retain(|replica, _| candidates.contains(replica));
+        if candidates.is_empty() {
             return self.release_one(now);
-        };
-        if self.world.is_streaming_live(&candidate) {
-            self.promote_if_ready(now, &candidate);
-        } else {
-            self.seed_candidate(now, candidate);
+        }
+        let mut ready = Vec::new();
+        for candidate in candidates {
+            if !self.world.is_streaming_live(&candidate) {
+                self.seed_candidate(now, candidate);
+            } else if self.is_ready(now, &candidate) {
+                ready.push(candidate);
+            }
+        }
+        if self.may_promote(now, ready.len()) {
+            ready.iter().for_each(|standby| self.promote(now, standby));
         }
     }
 
-    /// The standby follows the live history: promote it, or do what is still missing for that.
-    fn promote_if_ready(&mut self, now: Time, standby: &NodeAddress) {
-        let Some(live) = self.world.relay.live() else { return };
+    /// `consistency = "atomic"`: all that are to serve the new dataset begin at once, unless nothing is served at all.
+    fn may_promote(&self, now: Time, ready: usize) -> bool {
+        self.policy.consistency == Consistency::Rolling || ready >= self.missing(now) || self.serving(now).is_empty()
+    }
+
+    /// The standby follows the live history. Whether it can be promoted; else what is still missing for that is done.
+    fn is_ready(&mut self, now: Time, standby: &NodeAddress) -> bool {
+        let Some(live) = self.world.relay.live() else { return false };
         let (replid, live_dataset) = (live.replid(), live.dataset);
-        let Some(since) = self.world.session(standby).map(|session| session.since) else { return };
+        let Some(since) = self.world.session(standby).map(|session| session.since) else { return false };
         if !self.has_fresh_sight(standby, since) {
-            return;
+            return false;
         }
-        let Some(probe) = self.world.sight(standby).and_then(|sight| sight.probe.clone()) else { return };
+        let Some(probe) = self.world.sight(standby).and_then(|sight| sight.probe.clone()) else { return false };
         let info = &probe.info;
         let is_loaded = info.role == Some(ServerRole::Slave)
             && info.is_link_up
@@ -48,26 +61,25 @@ impl Controller {
             && !info.is_sync_in_progress
             && info.replid == Some(replid)
             && info.master.as_ref() == Some(&self.policy.relay);
-        let dataset = self.seed.as_ref().map(|seed| seed.dataset).or(live_dataset);
+        let dataset = self.seeds.get(standby).map(|seed| seed.dataset).or(live_dataset);
         let is_caught_up = self.world.lag_bytes(standby).is_some_and(|lag| lag <= self.policy.max_lag.bytes)
             || self.world.has_what_arrived(standby, now, self.policy.max_lag.time);
         if !is_loaded || !is_caught_up {
-            return;
+            return false;
         }
         let approved = dataset.is_some_and(|dataset| self.is_approved(dataset));
         if !approved && let Err(reason) = self.judge(now, info.keyspace) {
             let name = dataset.unwrap_or(DatasetId(Position::new(replid, info.offset.unwrap_or_default())));
             self.reject(now, name, &reason);
-            self.seed = None;
-            return;
+            self.seeds.clear();
+            return false;
         }
         self.refusal = None;
         if probe.serve_stale != Some(true) {
-            return self.command(now, standby, ServerCommand::ServeStale(true));
+            self.command(now, standby, ServerCommand::ServeStale(true));
+            return false;
         }
-        if self.is_planned_switch_ready(now) && self.has_reached_floor(now, standby) {
-            self.promote(now, standby);
-        }
+        self.is_planned_switch_ready(now) && self.has_reached_floor(now, standby)
     }
 
     /// P10: within a history readers move only to a replica that has all that the others were sent.
@@ -117,7 +129,12 @@ impl Controller {
         self.reference = Some(Reference { position, keyspace: Keyspace { avg_ttl_ms, ..info.keyspace }, at: now });
         self.state.reference = self.reference;
         self.state.approved.clear();
-        (self.seed, self.planned, self.refusal, self.short_since) = (None, None, None, None);
+        self.seeds.remove(standby);
+        (self.planned, self.refusal) = (None, None);
+        // Others that are being filled go on where more are to serve.
+        if self.fitting(now).len() >= self.desired_actives() {
+            self.short_since = None;
+        }
     }
 
     /// Readers of `old` have to leave it, though nobody was promoted: those who follow by webhook hear of one that serves on.

@@ -101,7 +101,7 @@ impl Controller {
     }
 
     pub(super) fn rest(&mut self, replica: &NodeAddress) {
-        self.seed.take_if(|seed| seed.replica == *replica);
+        self.seeds.remove(replica);
         self.set_role(replica, Role::Drained, "nobody reads it: it may be stopped");
     }
 

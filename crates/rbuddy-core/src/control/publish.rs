@@ -68,13 +68,11 @@ impl Controller {
         match self.state.role(replica) {
             // One that was taken out goes on while it can, and is never given another dataset.
             Role::Active | Role::Draining | Role::Drained => Permit::Keep,
-            Role::Standby => match &self.seed {
+            Role::Standby => match self.seeds.get(replica) {
                 // While a guard rejects the dataset the standby is held, so that it does not answer reads with it.
                 _ if self.refusal.is_some() => Permit::Hold,
                 // A pause begins nothing; what has begun to load cannot be called back.
-                Some(seed) if seed.replica == *replica && now >= seed.not_before && (!self.state.paused || seed.has_begun) => {
-                    Permit::Seed(seed.dataset)
-                }
+                Some(seed) if now >= seed.not_before && (!self.state.paused || seed.has_begun) => Permit::Seed(seed.dataset),
                 // One that follows the live history already goes on; it was seeded before a restart of rbuddy, or is an additional standby.
                 Some(_) | None if self.is_short(now) && self.world.fits_live(replica) => Permit::Keep,
                 // It was returned by an operator, and whether it is needed is about to be known.

@@ -88,7 +88,7 @@ impl Controller {
             return self.command(now, replica, ServerCommand::ServeStale(false));
         }
         // A standby that holds data it will not be promoted with is emptied: it costs memory and serves nobody.
-        let at_peace = matches!(self.phase, Phase::Normal | Phase::Disconnected) && self.seed.is_none() && self.short_since.is_none();
+        let at_peace = matches!(self.phase, Phase::Normal | Phase::Disconnected) && self.seeds.is_empty() && self.short_since.is_none();
         if at_peace
             && self.policy.standby == StandbyMode::Empty
             && !probe.info.is_empty()

@@ -3,7 +3,7 @@
 use super::action::StoryLevel;
 use super::controller::Controller;
 use super::relay::{SessionState, SnapshotState, UpstreamState};
-use super::settings::StandbyMode;
+use super::settings::{Consistency, StandbyMode};
 use super::state::Role;
 use super::status::{GroupStatus, Phase, PrimaryStatus, ReplicaStatus, RoleName};
 use crate::info::ServerInfo;
@@ -67,7 +67,7 @@ impl Controller {
             return (Phase::Refused, format!("{unserved}dataset {} refused: {}; {}", refusal.dataset, refusal.reason, refusal.remedy));
         }
         if self.is_short(now) {
-            return self.explain_shortage(&serving);
+            return self.explain_shortage(now, &serving);
         }
         if serving.is_empty() {
             return (Phase::NoActive, "the active replica does not answer; waiting whether it comes back".into());
@@ -123,7 +123,7 @@ impl Controller {
         text
     }
 
-    fn explain_shortage(&self, serving: &[NodeAddress]) -> (Phase, String) {
+    fn explain_shortage(&self, now: Time, serving: &[NodeAddress]) -> (Phase, String) {
         let serves = match serving {
             [] => "no replica can be read".to_owned(),
             [one] => format!("{one} serves"),
@@ -139,9 +139,9 @@ impl Controller {
             let advice = if serving.len() > 1 { "add a standby, or `rbuddy adopt` one of the actives" } else { "add a standby" };
             return (phase, format!("{serves}{old}, and nothing can take over: {advice}"));
         }
-        let (phase, doing) = match (&self.world.relay.snapshot, &self.seed) {
-            (_, Some(seed)) => (Phase::SyncingStandby, self.explain_seed(seed)),
-            (Some(snapshot), None) => match &snapshot.state {
+        let (phase, doing) = match (&self.world.relay.snapshot, self.seeds.is_empty()) {
+            (_, false) => (Phase::SyncingStandby, self.explain_seeds()),
+            (Some(snapshot), true) => match &snapshot.state {
                 SnapshotState::Receiving => {
                     (Phase::ReceivingSnapshot, format!("snapshot {}: {} bytes so far", snapshot.dataset, snapshot.bytes))
                 }
@@ -150,7 +150,7 @@ impl Controller {
                 }
                 SnapshotState::Ready => self.explain_candidate(),
             },
-            (None, None) => match self.having(|role| matches!(role, Role::Standby)).iter().find(|r| self.world.is_streaming_live(r)) {
+            (None, true) => match self.having(|role| matches!(role, Role::Standby)).iter().find(|r| self.world.is_streaming_live(r)) {
                 Some(standby) => (Phase::SyncingStandby, format!("{standby} catches up")),
                 None => (Phase::ReceivingSnapshot, self.explain_upstream()),
             },
@@ -160,7 +160,17 @@ impl Controller {
             (true, _) => Phase::NoActive,
             (false, _) => phase,
         };
-        (phase, format!("{serves}{old}; {doing}"))
+        (phase, format!("{serves}{old}; {doing}{}", self.explain_waiting(now, serving)))
+    }
+
+    fn explain_waiting(&self, now: Time, serving: &[NodeAddress]) -> String {
+        let (missing, there) = (self.missing(now), self.choose_candidates(now).len());
+        if self.policy.consistency == Consistency::Rolling || serving.is_empty() || missing <= there {
+            return String::new();
+        }
+        format!(
+            "; the switch is to be made at once by {missing}, and {there} standbys can be filled: add another, or choose consistency = \"rolling\""
+        )
     }
 
     fn explain_upstream(&self) -> String {
@@ -200,21 +210,25 @@ impl Controller {
         }
     }
 
-    fn explain_seed(&self, seed: &super::controller::Seed) -> String {
+    fn explain_seeds(&self) -> String {
+        self.seeds.iter().map(|(replica, seed)| self.explain_seed(replica, seed)).collect::<Vec<_>>().join("; ")
+    }
+
+    fn explain_seed(&self, replica: &NodeAddress, seed: &super::controller::Seed) -> String {
         let tries = if seed.attempts > 0 { format!(" (attempt {})", seed.attempts + 1) } else { String::new() };
-        let error = self.last_error(&seed.replica).map(|error| format!("; last command failed: {error}")).unwrap_or_default();
-        let doing = match self.world.session(&seed.replica).map(|session| &session.state) {
+        let error = self.last_error(replica).map(|error| format!("; last command failed: {error}")).unwrap_or_default();
+        let doing = match self.world.session(replica).map(|session| &session.state) {
             Some(SessionState::Seeding { sent_bytes, total_bytes, .. }) => {
                 format!("gets the snapshot, {sent_bytes} of {total_bytes} bytes")
             }
             Some(SessionState::Loading { .. }) => "loads the snapshot".into(),
             Some(SessionState::Streaming { .. }) => {
-                format!("catches up, {} bytes behind", self.world.lag_bytes(&seed.replica).unwrap_or(0))
+                format!("catches up, {} bytes behind", self.world.lag_bytes(replica).unwrap_or(0))
             }
             Some(SessionState::Held(reason)) => format!("waits: {reason}"),
             None => "is not connected to the relay yet".into(),
         };
-        format!("{} {doing}{tries}{error}", seed.replica)
+        format!("{replica} {doing}{tries}{error}")
     }
 
     /// The whole, for people and tools.

@@ -31,7 +31,10 @@ impl Controller {
                 && self.can_serve(now, replica)
                 && self.world.info(replica).is_some_and(|info| !info.is_sync_in_progress)
         };
-        let Some(back) = self.having(|role| matches!(role, Role::Draining)).into_iter().find(whole) else { return };
+        let mut whole: Vec<NodeAddress> = self.having(|role| matches!(role, Role::Draining)).into_iter().filter(whole).collect();
+        // Readers of the new dataset do not go back to the old one where another has the new one as well (P10).
+        whole.sort_by_key(|replica| !self.world.fits_live(replica));
+        let Some(back) = whole.into_iter().next() else { return };
         let dead = actives;
         self.state.generation = self.state.generation.next();
         let generation = self.state.generation;

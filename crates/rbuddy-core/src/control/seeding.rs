@@ -48,36 +48,53 @@ impl Controller {
         }
     }
 
-    pub(super) fn drop_hopeless_seed(&mut self) {
-        let Some(seed) = &self.seed else { return };
-        let superseded = self.world.relay.live().is_none_or(|live| !super::world::stands_on(live, seed.dataset.0));
-        let answering = self.world.sight(&seed.replica).is_some_and(|sight| sight.is_answering());
-        let gone = *self.state.role(&seed.replica) != Role::Standby || (!answering && !self.is_silently_loading(&seed.replica));
-        if superseded || gone {
-            self.seed = None;
-        }
+    pub(super) fn drop_hopeless_seeds(&mut self) {
+        let is_hopeless = |(replica, seed): &(&NodeAddress, &Seed)| {
+            let superseded = self.world.relay.live().is_none_or(|live| !super::world::stands_on(live, seed.dataset.0));
+            let answering = self.world.sight(replica).is_some_and(|sight| sight.is_answering());
+            superseded || *self.state.role(replica) != Role::Standby || (!answering && !self.is_silently_loading(replica))
+        };
+        let hopeless: Vec<NodeAddress> = self.seeds.iter().filter(is_hopeless).map(|(replica, _)| replica.clone()).collect();
+        self.seeds.retain(|replica, _| !hopeless.contains(replica));
     }
 
-    /// The standby that is furthest on its way; one that has begun to load is not given up for another while it answers.
+    /// How many are missing among those that serve the live history, not counting those that a planned switch leaves.
+    pub(super) fn missing(&self, now: Time) -> usize {
+        let is_left = |replica: &NodeAddress| self.planned.as_ref().is_some_and(|planned| planned.old.contains(replica));
+        let staying = self.fitting(now).into_iter().filter(|replica| !is_left(replica)).count();
+        self.desired_actives().saturating_sub(staying).max(1)
+    }
+
+    /// The next to be filled and promoted.
     pub(super) fn choose_candidate(&self, now: Time) -> Option<NodeAddress> {
+        self.choose_candidates(now).into_iter().next()
+    }
+
+    /// As many standbys as are missing, those that are furthest on their way first; one that has begun to load is not given up for another while it
+    /// answers.
+    pub(super) fn choose_candidates(&self, now: Time) -> Vec<NodeAddress> {
         let standbys = self.having(|role| matches!(role, Role::Standby));
         let usable = |replica: &&NodeAddress| {
             let is_loading = self.is_silently_loading(replica);
             let is_alive = |sight: &Sight| sight.is_answering() || (is_loading && !sight.is_dead(now, LOADING_SILENCE));
             self.world.sight(replica).is_some_and(is_alive) && self.can_load(replica)
         };
-        let usable: Vec<NodeAddress> = standbys.iter().filter(usable).cloned().collect();
-        let streaming = usable.iter().find(|replica| self.world.is_streaming_live(replica)).cloned();
-        // One that was lost again and again makes room for the next, if there is one.
-        let is_hopeless = |seed: &&Seed| seed.attempts >= SEED_ATTEMPTS && !seed.has_begun;
-        let tried = self.seed.as_ref().filter(is_hopeless).map(|seed| &seed.replica);
-        let next = tried.and_then(|tried| {
-            let after = usable.iter().position(|replica| replica == tried).map_or(0, |at| at + 1);
-            usable.iter().cycle().skip(after).take(usable.len()).next().cloned()
-        });
-        let begun = self.seed.as_ref().map(|seed| seed.replica.clone()).filter(|replica| usable.contains(replica));
-        let fewest_errors = usable.iter().min_by_key(|replica| self.last_error(replica).is_some()).cloned();
-        streaming.or(next).or(begun).or(fewest_errors)
+        let rank = |replica: &NodeAddress| {
+            let seed = self.seeds.get(replica);
+            // One that was lost again and again makes room for the next, if there is one.
+            let is_hopeless = seed.is_some_and(|seed| seed.attempts >= SEED_ATTEMPTS && !seed.has_begun);
+            match (seed.is_some(), self.last_error(replica).is_some()) {
+                _ if self.world.is_streaming_live(replica) => 0,
+                _ if is_hopeless => 4,
+                (true, _) => 1,
+                (false, false) => 2,
+                (false, true) => 3,
+            }
+        };
+        let mut usable: Vec<NodeAddress> = standbys.iter().filter(usable).cloned().collect();
+        usable.sort_by_key(rank);
+        usable.truncate(self.missing(now));
+        usable
     }
 
     /// A server that flushes or loads may say nothing for long, not even that it loads. One whose connection to the relay is gone has died.
@@ -110,25 +127,25 @@ impl Controller {
         }
         // What was rejected stays so until the primary says something better.
         if matches!(verdict, Some(Err(_))) || (verdict.is_none() && self.is_refused(dataset)) {
-            self.seed = None;
+            self.seeds.clear();
             return;
         }
         self.refusal = None;
-        let is_fresh = self.seed.as_ref().is_none_or(|seed| seed.replica != candidate || seed.dataset != dataset);
+        let is_fresh = self.seeds.get(&candidate).is_none_or(|seed| seed.dataset != dataset);
         if is_fresh {
             self.story(StoryLevel::Info, Some(&candidate), format!("seeding the standby with snapshot {dataset}"));
-            self.seed = Some(Seed { replica: candidate, dataset, attempts: 0, has_begun: false, not_before: now });
+            self.seeds.insert(candidate, Seed { dataset, attempts: 0, has_begun: false, not_before: now });
             let ids = self.world.relay.live().map(|live| live.ids().to_vec()).unwrap_or_default();
             self.state.record(&ids);
             return;
         }
-        self.count_attempts(now);
+        self.count_attempts(now, &candidate);
     }
 
     /// A seed whose transfer broke is tried again after a while, and after a longer while each time.
-    pub(super) fn count_attempts(&mut self, now: Time) {
-        let Some(seed) = &mut self.seed else { return };
-        let state = self.world.relay.sessions.get(&seed.replica).map(|session| &session.state);
+    fn count_attempts(&mut self, now: Time, replica: &NodeAddress) {
+        let Some(seed) = self.seeds.get_mut(replica) else { return };
+        let state = self.world.relay.sessions.get(replica).map(|session| &session.state);
         // One that still loads a dataset that was superseded is no attempt of this one.
         let is_under_way = matches!(state, Some(SessionState::Seeding { dataset, .. } | SessionState::Loading { dataset })
             if *dataset == seed.dataset);
@@ -138,9 +155,9 @@ impl Controller {
             seed.has_begun = false;
             seed.attempts += 1;
             seed.not_before = now.after(SEED_RETRY.saturating_mul(seed.attempts));
-            let (replica, attempts) = (seed.replica.clone(), seed.attempts);
-            let why = self.world.relay.ended.get(&replica).map_or("", |end| end.reason.as_str()).to_owned();
-            self.story(StoryLevel::Warn, Some(&replica), format!("the standby was lost while it was seeded (attempt {attempts}): {why}"));
+            let attempts = seed.attempts;
+            let why = self.world.relay.ended.get(replica).map_or("", |end| end.reason.as_str()).to_owned();
+            self.story(StoryLevel::Warn, Some(replica), format!("the standby was lost while it was seeded (attempt {attempts}): {why}"));
         }
     }
 

@@ -82,7 +82,7 @@ impl Controller {
         }
         // The ids of a history that serves, or is about to, are the group's own from here on (P3).
         if let Some(live) = self.world.relay.live().filter(|live| live.ids().iter().any(|id| !self.state.knows(id.replid)))
-            && (!self.fitting(now).is_empty() || self.seed.is_some())
+            && (!self.fitting(now).is_empty() || !self.seeds.is_empty())
         {
             let ids = live.ids().to_vec();
             self.state.record(&ids);

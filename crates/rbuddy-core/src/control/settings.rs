@@ -20,6 +20,8 @@ pub struct GroupPolicy {
     pub relay: NodeAddress,
     /// `standby = "empty" | "warm"`.
     pub standby: StandbyMode,
+    /// `consistency = "rolling" | "atomic"`.
+    pub consistency: Consistency,
     /// `freeze = "hold" | "detach"`.
     pub freeze: FreezeMode,
     /// How long readers have to leave the old active.
@@ -45,6 +47,17 @@ pub enum StandbyMode {
     Empty,
     /// All replicas are active; on a new dataset they are resynced one after another.
     Warm,
+}
+
+/// How several actives come to a new dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Consistency {
+    /// Readers move as soon as one replica has it; the others follow as they get it.
+    #[default]
+    Rolling,
+    /// All of them at once: needs as many standbys as actives.
+    Atomic,
 }
 
 /// How an active keeps its old dataset while a new one arrives.

@@ -11,7 +11,7 @@ use rbuddy_core::control::primary::{PrimaryAt, SentinelView};
 use rbuddy_core::control::relay::{
     FullResyncNeed, RelayOrders, RelayView, SessionState, SessionView, SnapshotState, SnapshotView, Start, ToldToFollow, UpstreamState,
 };
-use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
+use rbuddy_core::control::settings::{Consistency, FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::control::state::DurableState;
 use rbuddy_core::control::status::{GroupStatus, Operation, OperationResult, Phase};
 use rbuddy_core::info::{Keyspace, Role, ServerInfo};
@@ -117,6 +117,7 @@ impl Scene {
             actives: 1,
             relay: address(RELAY),
             standby: StandbyMode::Empty,
+            consistency: Consistency::Rolling,
             freeze: FreezeMode::Hold,
             drain: Duration::from_secs(2),
             max_lag: MaxLag::default(),
