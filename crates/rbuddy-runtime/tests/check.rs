@@ -4,7 +4,7 @@ mod common;
 
 use common::Server;
 use rbuddy_core::control::primary::PrimaryAt;
-use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
+use rbuddy_core::control::settings::{Consistency, FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::types::NodeAddress;
 use rbuddy_runtime::admin::{AdminConnection, text};
 use rbuddy_runtime::check::{Finding, Severity, Topic, check, essential};
@@ -19,6 +19,7 @@ fn settings(primary: &Endpoint, replicas: &[Endpoint]) -> Settings {
         actives: 1,
         relay: NodeAddress::new("127.0.0.1", 1),
         standby: StandbyMode::Empty,
+        consistency: Consistency::Rolling,
         freeze: FreezeMode::Hold,
         drain: Duration::from_secs(10),
         max_lag: MaxLag::default(),

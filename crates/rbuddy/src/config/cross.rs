@@ -29,6 +29,7 @@ pub(crate) fn judge(api: Option<&Placed<Listen>>, groups: &[GroupDraft], problem
         replica_is_not_the_primary(group, groups, problems);
         relay_is_not_open(group, problems);
         something_can_take_over(group, problems);
+        an_atomic_switch_has_standbys(group, problems);
     }
     replicas_are_named_once(groups, problems);
 }
@@ -114,6 +115,15 @@ fn something_can_take_over(group: &GroupDraft, problems: &mut Problems) {
     } else if standby == StandbyMode::Empty {
         let remedy = "lower `active`, add a replica, or choose standby = \"warm\"";
         problems.warning(group.span.clone(), "all replicas serve, so none is a standby", remedy);
+    }
+}
+
+fn an_atomic_switch_has_standbys(group: &GroupDraft, problems: &mut Problems) {
+    let (actives, standby) = group.serving();
+    let replicas = group.replicas.len() as u64;
+    if group.is_atomic() && group.are_replicas_sound && (standby == StandbyMode::Warm || replicas < 2 * actives) {
+        let remedy = "choose consistency = \"rolling\", or standby = \"empty\" with twice as many replicas as `active` says";
+        problems.error(group.span.clone(), "consistency = \"atomic\" needs a standby for each active", remedy);
     }
 }
 

@@ -5,7 +5,7 @@ use super::problem::Problems;
 use super::server;
 use super::units::{Listen, Wrong, bare_host, parse_port};
 use rbuddy_core::control::relay::AckPolicy;
-use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
+use rbuddy_core::control::settings::{Consistency, FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::types::{GroupName, NodeAddress};
 use rbuddy_runtime::settings::{
     Credentials, Endpoint, GroupSettings, NotifyFormat, NotifySettings, PrimaryPlace, PrimarySettings, ReaderSettings, RelaySettings,
@@ -25,6 +25,7 @@ pub(crate) struct GroupDraft {
     pub(crate) reader: Option<ReaderDraft>,
     actives: Option<u64>,
     standby: StandbyMode,
+    consistency: Consistency,
     freeze: FreezeMode,
     drain: Duration,
     max_lag: MaxLag,
@@ -75,6 +76,7 @@ pub(crate) fn read(name: &Placed<String>, field: &Field<'_>, problems: &mut Prob
         reader: fields.take("reader").and_then(|field| reader(&field, problems)),
         actives,
         standby,
+        consistency: fields.take("consistency").and_then(|field| choice(&field, &CONSISTENCY, problems)).unwrap_or_default(),
         freeze: fields.take("freeze").and_then(|field| freeze(&field, problems)).unwrap_or_default(),
         drain: fields.take("drain").and_then(|field| drain(&field, problems)).unwrap_or(Duration::from_secs(10)),
         max_lag: fields.take("max_lag").and_then(|field| max_lag(&field, problems)).unwrap_or_default(),
@@ -101,6 +103,7 @@ impl GroupDraft {
             actives: usize::try_from(self.actives.unwrap_or(1)).ok()?,
             relay: announce.clone(),
             standby: self.standby,
+            consistency: self.consistency,
             freeze: self.freeze,
             drain: self.drain,
             max_lag: self.max_lag,
@@ -128,6 +131,11 @@ impl GroupDraft {
             replica_timeout: relay.replica_timeout,
         };
         Some(GroupSettings { policy, primary, replicas, relay, reader, notify: self.notify })
+    }
+
+    /// Several actives are to come to a new dataset at once.
+    pub(crate) fn is_atomic(&self) -> bool {
+        self.consistency == Consistency::Atomic
     }
 
     /// How many replicas serve and what the rest is.
@@ -417,6 +425,7 @@ fn choice<T: Copy>(field: &Field<'_>, choices: &[(&str, T)], problems: &mut Prob
 }
 
 const STANDBY: [(&str, StandbyMode); 2] = [("empty", StandbyMode::Empty), ("warm", StandbyMode::Warm)];
+const CONSISTENCY: [(&str, Consistency); 2] = [("rolling", Consistency::Rolling), ("atomic", Consistency::Atomic)];
 const SNAPSHOT_FROM: [(&str, SnapshotFrom); 2] = [("primary", SnapshotFrom::Primary), ("replica", SnapshotFrom::Replica)];
 const ACK: [(&str, AckPolicy); 2] = [("replicated", AckPolicy::Replicated), ("received", AckPolicy::Received)];
 const FREEZE: [(&str, FreezeMode); 2] = [("hold", FreezeMode::Hold), ("detach", FreezeMode::Detach)];

@@ -17,6 +17,7 @@ const SHOWN: &[&str] = &[
     "park",
     "active",
     "standby",
+    "consistency",
     "freeze",
     "drain",
     "bytes",

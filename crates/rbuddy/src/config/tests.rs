@@ -151,6 +151,12 @@ fn single_mistakes_say_what_to_do() {
             "active = 2",
             "f:2:9: warning: all replicas serve, so none is a standby (lower `active`, add a replica, or choose standby = \"warm\")",
         ),
+        (
+            "consistency = \"atomic\"\nactive = 2",
+            "f:2:9: error: consistency = \"atomic\" needs a standby for each active (choose consistency = \"rolling\", or standby = \"empty\" with twice as many \
+             replicas as `active` says)",
+        ),
+        ("consistency = \"all\"", "f:6:15: error: `groups.main.consistency`: no such choice (write \"rolling\" or \"atomic\")"),
         ("drain = \"5s\"", "f:6:9: warning: under 7 s some clients that follow by Sentinel are cut off (choose 7s or more)"),
         (
             "dead_after = \"soon\"",

@@ -7,7 +7,7 @@ use super::{group, identity, size};
 use crate::primary::{Answer, Said};
 use crate::settings::{Credentials, Endpoint, GroupSettings, PrimaryPlace, RelaySettings, Secret, SentinelSettings};
 use rbuddy_core::control::primary::PrimaryAt;
-use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
+use rbuddy_core::control::settings::{Consistency, FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::types::NodeAddress;
 use std::time::Duration;
@@ -23,6 +23,7 @@ fn sound() -> GroupFacts {
         actives: 1,
         relay: relay.clone(),
         standby: StandbyMode::Empty,
+        consistency: Consistency::Rolling,
         freeze: FreezeMode::Hold,
         drain: Duration::from_secs(10),
         max_lag: MaxLag::default(),
