@@ -236,6 +236,22 @@ async fn reads_leave_a_server_that_hangs_as_soon_as_it_is_no_active() {
     assert_eq!(client.reply().await.as_deref(), Some(&b"$3\r\nnew\r\n"[..]));
 }
 
+/// The park is 5 s by default, and the controller takes seconds to call a server dead: nobody waits for that where another can be read.
+#[tokio::test]
+async fn a_client_does_not_wait_for_a_server_that_hangs_while_another_is_active() {
+    let hung = Server::replica(None, &[("who", "old")]).await;
+    let other = Server::replica(None, &[("who", "new")]).await;
+    let mut world = World::new(&[&hung, &other]).await;
+    world.assign(vec![hung.active().await, other.active().await], None);
+    hung.hang();
+    let asked = std::time::Instant::now();
+    for _ in 0..4 {
+        let mut client = world.client().await;
+        assert_eq!(client.ask(&["GET", "who"]).await, "$3\r\nnew\r\n");
+    }
+    assert!(asked.elapsed() < std::time::Duration::from_secs(4), "{:?}", asked.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_read_fails_when_one_of_two_actives_is_killed() {
     let mut one = Server::replica(None, &[("who", "old")]).await;

@@ -40,22 +40,26 @@ pub(super) async fn acquire(
         let assignment = Arc::clone(&assignments.borrow_and_update());
         let reason = match choose(shared, &assignment, trail, &tried) {
             Choice::Backwards => return Err(NoServer::Backwards),
-            Choice::Active(active) => match timeout_at(deadline, connect(shared, active, session, trail)).await {
-                Ok(Ok(backend)) => {
-                    trail.served(assignment.generation, active, backend.position);
-                    return Ok(backend);
-                }
-                Ok(Err(reason)) => {
-                    debug!(reason, "active cannot be read");
-                    tried.insert(active.address.clone());
-                    if tried.len() < assignment.actives.len() {
+            Choice::Active(active) => {
+                let are_others_left = tried.len() + 1 < assignment.actives.len();
+                // One that hangs is not waited for while another can be asked.
+                let until = if are_others_left { deadline.min(Instant::now() + ATTEMPT_MAX) } else { deadline };
+                match timeout_at(until, connect(shared, active, session, trail)).await {
+                    Ok(Ok(backend)) => {
+                        trail.served(assignment.generation, active, backend.position);
+                        return Ok(backend);
+                    }
+                    failed if are_others_left => {
+                        let reason = failed.map_or_else(|_| "no answer".to_owned(), |failed| failed.err().unwrap_or_default());
+                        debug!(active = %active.address, reason, "active cannot be read");
+                        tried.insert(active.address.clone());
                         continue;
                     }
-                    reason
+                    Ok(Err(reason)) => reason,
+                    // What happened before says more than the last attempt, which the deadline cut short.
+                    Err(_) => last_failure.take().unwrap_or_else(|| format!("{} did not answer in time", active.address)),
                 }
-                // What happened before says more than the last attempt, which the deadline cut short.
-                Err(_) => last_failure.take().unwrap_or_else(|| format!("{} did not answer in time", active.address)),
-            },
+            }
             Choice::None => assignment.reason.clone().unwrap_or_else(|| "no replica is active".to_owned()),
         };
         let now = Instant::now();
@@ -101,5 +105,7 @@ fn choose<'a>(shared: &Shared, assignment: &'a Assignment, trail: &Trail, tried:
     least.map_or(Choice::None, Choice::Active)
 }
 
+/// A server that is well answers a check within a millisecond or two.
+const ATTEMPT_MAX: Duration = Duration::from_millis(300);
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(200);

@@ -4,8 +4,8 @@ use crate::plan::{Fault, Left, What};
 use rbuddy_core::control::status::RoleName;
 use rbuddy_core::types::NodeAddress;
 use rbuddy_lab::{Data, Link, Server};
-use rbuddy_testkit::World;
 use rbuddy_testkit::scenario::rdb_of;
+use rbuddy_testkit::{SOON, World};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
@@ -103,7 +103,8 @@ impl Scene {
             self.revive_primary(Left::Newer).await;
         }
         // It came back with nothing, or with what was saved long ago, and is refused.
-        if self.world.primary.keys().await.is_ok_and(|keys| keys.unsigned_abs() < self.world.data.keys) {
+        self.world.primary.ready(SOON).await.expect("the primary answers");
+        if self.world.primary.keys().await.expect("a count").unsigned_abs() < self.world.data.keys {
             self.world.primary.kill().await.expect("kill the primary");
             self.revive_primary(Left::Newer).await;
         }
