@@ -6,7 +6,9 @@
 mod scene;
 
 use rbuddy_core::control::action::ServerCommand;
+use rbuddy_core::control::journal::Entry;
 use rbuddy_core::control::relay::UpstreamState;
+use rbuddy_core::control::replay::Replay;
 use rbuddy_core::control::settings::{FreezeMode, StandbyMode};
 use rbuddy_core::control::status::{Operation, Phase};
 use rbuddy_core::types::{Generation, ReplId, RunId};
@@ -15,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const SEEDS: u64 = 300;
+/// Of these, so many are recorded and replayed.
+const REPLAYED: u64 = 30;
 const FAULTS: u32 = 10;
 const REST: Duration = Duration::from_secs(120);
 
@@ -53,12 +57,13 @@ struct Chaos {
 }
 
 impl Chaos {
-    fn new(seed: u64) -> Chaos {
+    fn new(seed: u64, journal: Option<Vec<Entry>>) -> Chaos {
         let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let ports: Vec<u16> = [6380, 6381, 6383, 6384, 6385][..2 + dice.below(4)].to_vec();
         let actives = if ports.len() > 3 { 2 } else { 1 };
         let kind = dice.below(4);
         let mut scene = Scene::with(&ports, |scene| {
+            scene.journal = journal;
             scene.policy.actives = actives;
             scene.policy.freeze = if kind == 0 { FreezeMode::Detach } else { FreezeMode::Hold };
             scene.policy.standby = if kind == 1 { StandbyMode::Warm } else { StandbyMode::Empty };
@@ -297,7 +302,7 @@ fn random_faults_break_no_promise_and_everything_comes_to_rest() {
     let seeds = only.map_or(1..=last, |seed| seed..=seed);
     let mut failed = BTreeMap::new();
     for seed in seeds {
-        let mut chaos = Chaos::new(seed);
+        let mut chaos = Chaos::new(seed, None);
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| chaos.run()));
         if let Err(panic) = result {
             let why = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
@@ -310,6 +315,20 @@ fn random_faults_break_no_promise_and_everything_comes_to_rest() {
         }
     }
     assert!(failed.is_empty(), "replay one with SEED=n: {failed:#?}");
+}
+
+#[test]
+fn what_was_decided_under_faults_is_decided_once_more_from_the_journal() {
+    for seed in 1..=REPLAYED {
+        let mut chaos = Chaos::new(seed, Some(Vec::new()));
+        chaos.run();
+        let mut replay = Replay::default();
+        for entry in chaos.scene.journal.take().unwrap() {
+            if let Some(step) = replay.take(entry) {
+                assert_eq!(step.difference, None, "seed {seed}, {}: {}", step.at, step.event);
+            }
+        }
+    }
 }
 
 /// A number that whoever runs the test gives it.

@@ -30,11 +30,12 @@ use super::state::{DurableState, Reference, ReplicaRecord, Role};
 use super::status::{OperationResult, Phase, Refusal};
 use super::world::World;
 use crate::types::{DatasetId, NodeAddress, Position, Time};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-/// The controller of one group.
-#[derive(Debug)]
+/// The controller of one group. All in it is plain data: written whole into a journal, it goes on from there when it is replayed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Controller {
     pub(super) policy: GroupPolicy,
     /// What must not be forgotten, as decided.
@@ -101,7 +102,7 @@ pub struct Controller {
 }
 
 /// A standby on its way to become active.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Seed {
     /// With what.
     pub(super) dataset: DatasetId,
@@ -114,7 +115,7 @@ pub(super) struct Seed {
 }
 
 /// A switch that an operator asked for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Planned {
     /// When.
     pub(super) since: Time,
@@ -127,7 +128,7 @@ pub(super) struct Planned {
 }
 
 /// Back-off of commands to a replica that refuses them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Retry {
     failures: u32,
     not_before: Time,

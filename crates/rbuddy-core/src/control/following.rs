@@ -22,10 +22,11 @@ use super::status::OperationResult;
 use super::world::Sight;
 use crate::info::{Role as ServerRole, ServerInfo};
 use crate::types::{NodeAddress, Time};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// A server that is said to be the primary.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Candidate {
     /// Where.
     address: NodeAddress,

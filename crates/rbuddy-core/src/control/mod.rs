@@ -15,6 +15,7 @@
 //! | `publish`, `report` | orders, assignment, status: derived |
 //! | [`relay`] | what passes between controller and relay: orders down, a view up |
 //! | [`assignment`] | who may be read: what reader endpoint, API and webhooks follow |
+//! | [`journal`], [`replay`], `telling` | what a run was made of, and the same run once more, in words |
 //! | [`settings`] | what the configuration says |
 //! | [`status`] | what people and tools are shown |
 
@@ -27,6 +28,7 @@ mod failover;
 mod following;
 pub mod guard;
 pub mod invariant;
+pub mod journal;
 mod maintenance;
 mod operate;
 mod planned;
@@ -34,6 +36,7 @@ pub mod primary;
 mod publish;
 mod reconcile;
 pub mod relay;
+pub mod replay;
 mod report;
 mod retire;
 mod seeding;
@@ -42,6 +45,7 @@ pub mod settings;
 mod start;
 pub mod state;
 pub mod status;
+pub mod telling;
 mod world;
 
 pub use controller::Controller;

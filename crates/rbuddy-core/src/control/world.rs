@@ -7,11 +7,12 @@ use super::relay::{RelayView, SessionState, SessionView};
 use crate::info::{Role as ServerRole, ServerInfo};
 use crate::replication::history::{self, History, Standing};
 use crate::types::{NodeAddress, Position, RunId, Time};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// What was last seen of a server.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Sight {
     /// Its last answer.
     pub(super) probe: Option<Probe>,
@@ -26,7 +27,7 @@ pub(super) struct Sight {
 }
 
 /// All that is seen.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct World {
     /// The primary.
     pub(super) primary: Sight,

@@ -7,6 +7,7 @@ use rbuddy_core::control::Controller;
 use rbuddy_core::control::action::{Action, Outcome, Output, ServerCommand};
 use rbuddy_core::control::assignment::Assignment;
 use rbuddy_core::control::event::{Event, Node, Probe, ProbeResult};
+use rbuddy_core::control::journal::{Beginning, Entry};
 use rbuddy_core::control::primary::{PrimaryAt, SentinelView};
 use rbuddy_core::control::relay::{
     FullResyncNeed, RelayOrders, RelayView, SessionState, SessionView, SnapshotState, SnapshotView, Start, ToldToFollow, UpstreamState,
@@ -90,6 +91,8 @@ pub struct Scene {
     datasets: BTreeMap<DatasetId, (u64, u64)>,
     ids: u64,
     reply: Option<OperationResult>,
+    /// What happened to the controller, where a test asks for it.
+    pub journal: Option<Vec<Entry>>,
 }
 
 pub fn address(port: u16) -> NodeAddress {
@@ -150,11 +153,12 @@ impl Scene {
             datasets: BTreeMap::new(),
             ids: 1000,
             reply: None,
+            journal: None,
         };
         scene.primary.offset = 5_000;
         arrange(&mut scene);
         // A controller that already knows a changed policy.
-        scene.controller = Controller::new(scene.policy.clone(), None, now);
+        scene.begin(None);
         scene.drain_outputs();
         scene
     }
@@ -224,8 +228,20 @@ impl Scene {
         self.view = RelayView { resumable, ..RelayView::default() };
         self.orders = RelayOrders::default();
         self.assignment = None;
-        self.controller = Controller::new(self.policy.clone(), self.disk.clone(), self.now);
+        self.begin(self.disk.clone());
         self.drain_outputs();
+    }
+
+    fn begin(&mut self, state: Option<DurableState>) {
+        let (at, policy) = (self.now, self.policy.clone());
+        self.note(|| Entry::Begin(Box::new(Beginning { at, policy, state: state.clone() })));
+        self.controller = Controller::new(self.policy.clone(), state, self.now);
+    }
+
+    fn note(&mut self, entry: impl FnOnce() -> Entry) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(entry());
+        }
     }
 
     /// An order whose answer takes a look at a server.
@@ -235,8 +251,7 @@ impl Scene {
 
     pub fn operate(&mut self, operation: Operation) -> OperationResult {
         self.reply = None;
-        self.controller.handle(self.now, Event::Operator { request: 1, operation });
-        self.drain_outputs();
+        self.send(Event::Operator { request: 1, operation });
         self.reply.take().expect("every operation is answered")
     }
 
@@ -304,6 +319,8 @@ impl Scene {
     }
 
     fn send(&mut self, event: Event) {
+        let at = self.now;
+        self.note(|| Entry::Event { at, event: event.clone() });
         self.controller.handle(self.now, event);
         self.drain_outputs();
     }
@@ -311,6 +328,7 @@ impl Scene {
     fn drain_outputs(&mut self) {
         let mut outcomes = Vec::new();
         while let Output::Action(action) = self.controller.poll_output() {
+            self.note(|| Entry::Action(action.clone()));
             match action {
                 Action::Persist(state) => self.disk = Some(*state),
                 Action::Assign(assignment) => self.assignment = Some(assignment),
