@@ -15,7 +15,6 @@ use crate::settings::{GroupSettings, NotifySettings, PrimarySettings, Settings};
 use crate::webhook;
 use rbuddy_core::control::primary::SentinelView;
 use rbuddy_core::types::GroupName;
-use std::path::Path;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -58,7 +57,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ap
     let clock = Clock::start();
     let mut groups = Vec::new();
     for group in &settings.groups {
-        groups.push(Group::bind(group.clone(), &settings.state_dir, clock).await?);
+        groups.push(Group::bind(group.clone(), &settings, clock).await?);
     }
     let handles = groups.iter().map(|group| group.handle.clone()).collect();
     let api = api::bind(ApiConfig { settings: settings.api.clone(), groups: handles }).await?;
@@ -106,7 +105,8 @@ struct Group {
 }
 
 impl Group {
-    async fn bind(settings: GroupSettings, state_dir: &Path, clock: Clock) -> Result<Group, AppError> {
+    async fn bind(settings: GroupSettings, all: &Settings, clock: Clock) -> Result<Group, AppError> {
+        let state_dir = &all.state_dir;
         let name = settings.policy.group.clone();
         let file = StateFile::make_below(state_dir, &name)?;
         let dir = state_folder(state_dir.join(name.as_str()).join("relay"))?;
@@ -131,8 +131,16 @@ impl Group {
         let delivered = mpsc::channel(DELIVERED);
         let (notify, primary) = (settings.notify.clone(), settings.primary.clone());
         let (said, sentinels) = watch::channel(SentinelView::default());
-        let config =
-            DriverConfig { settings, file, clock, relay: relay.view(), sentinels, operations: operations.1, delivered: delivered.1 };
+        let config = DriverConfig {
+            settings,
+            file,
+            journal: (all.journal.clone(), state_dir.join(name.as_str()).join("journal")),
+            clock,
+            relay: relay.view(),
+            sentinels,
+            operations: operations.1,
+            delivered: delivered.1,
+        };
         let (driver, faces) = Driver::new(config)?;
         let handle = GroupHandle {
             name: name.clone(),

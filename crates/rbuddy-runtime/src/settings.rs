@@ -16,6 +16,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The HTTP API.
     pub api: ApiSettings,
+    /// The journals of the groups.
+    pub journal: JournalSettings,
     /// At least one.
     pub groups: Vec<GroupSettings>,
 }
@@ -27,6 +29,21 @@ pub struct ApiSettings {
     pub listen: String,
     /// Bearer token for operations. Required when `listen` is not loopback.
     pub token: Option<Secret>,
+}
+
+/// What is kept of each group's story, for `rbuddy replay`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalSettings {
+    /// A file of this size is followed by the next one.
+    pub size_bytes: u64,
+    /// So many are kept; 0: no journal is written.
+    pub files: usize,
+}
+
+impl Default for JournalSettings {
+    fn default() -> JournalSettings {
+        JournalSettings { size_bytes: 16 << 20, files: 4 }
+    }
 }
 
 /// One group.

@@ -8,7 +8,7 @@ use rbuddy_core::control::settings::{Consistency, FreezeMode, GroupPolicy, Guard
 use rbuddy_core::types::NodeAddress;
 use rbuddy_runtime::admin::{AdminConnection, text};
 use rbuddy_runtime::check::{Finding, Severity, Topic, check, essential};
-use rbuddy_runtime::settings::{ApiSettings, Endpoint, GroupSettings, RelaySettings, Settings};
+use rbuddy_runtime::settings::{ApiSettings, Endpoint, GroupSettings, JournalSettings, RelaySettings, Settings};
 use std::time::Duration;
 
 fn settings(primary: &Endpoint, replicas: &[Endpoint]) -> Settings {
@@ -31,7 +31,12 @@ fn settings(primary: &Endpoint, replicas: &[Endpoint]) -> Settings {
     let relay = RelaySettings::listening("127.0.0.1:1", policy.relay.clone());
     let group =
         GroupSettings { policy, primary: primary.clone().into(), replicas: replicas.to_vec(), relay, reader: None, notify: Vec::new() };
-    Settings { state_dir: "/nonexistent".into(), api: ApiSettings { listen: "127.0.0.1:0".to_owned(), token: None }, groups: vec![group] }
+    Settings {
+        state_dir: "/nonexistent".into(),
+        api: ApiSettings { listen: "127.0.0.1:0".to_owned(), token: None },
+        journal: JournalSettings::default(),
+        groups: vec![group],
+    }
 }
 
 async fn command(endpoint: &Endpoint, args: &[&str]) -> redis::Value {

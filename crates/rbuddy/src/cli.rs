@@ -1,6 +1,8 @@
 //! The command line.
 
-use crate::commands::{check::CheckArgs, client::ApiArgs, init::InitArgs, relay::RelayArgs, run::RunArgs, status::StatusArgs};
+use crate::commands::{
+    check::CheckArgs, client::ApiArgs, init::InitArgs, relay::RelayArgs, replay::ReplayArgs, run::RunArgs, status::StatusArgs,
+};
 use crate::demo::DemoArgs;
 use crate::exit;
 use crate::logging::LogArgs;
@@ -80,6 +82,8 @@ pub(crate) enum Command {
     Pause(ApiArgs),
     /// The opposite of `pause`
     Resume(ApiArgs),
+    /// Step through a journal: what happened, what was decided and why; exit status 1 where this rbuddy decides otherwise
+    Replay(ReplayArgs),
     /// The replication relay alone: a primary to any replica that connects
     Relay(RelayArgs),
     /// Watch reads survive a primary that breaks in three ways, with servers of the demo's own

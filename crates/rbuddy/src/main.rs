@@ -62,6 +62,7 @@ async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::SetPrimary { address, api } => commands::client::order(&api, Operation::SetPrimary { address }).await,
         Command::Pause(api) => commands::client::order(&api, Operation::Pause).await,
         Command::Resume(api) => commands::client::order(&api, Operation::Resume).await,
+        Command::Replay(args) => commands::replay::run(&args),
         Command::Relay(args) => commands::relay::run(args).await,
     }?;
     Ok(ExitCode::SUCCESS)

@@ -1,23 +1,26 @@
 //! The task that owns a group's controller. Takes events one at a time, carries out actions in order, publishes what others follow.
 //!
 //! Promises: the state file is on disk before anything that follows from it happens; a slow server or receiver never stops the loop (commands run in
-//! tasks of their own, one per replica at a time).
+//! tasks of their own, one per replica at a time), nor does the journal. What is in the journal is there before it is carried out.
 
 use super::executor::Executor;
+use super::journal::Journal;
 use super::state_file::{StateError, StateFile};
 use crate::clock::Clock;
 use crate::handle::OperationRequest;
-use crate::settings::GroupSettings;
+use crate::settings::{GroupSettings, JournalSettings};
 use crate::webhook::Delivered;
 use rbuddy_core::control::Controller;
 use rbuddy_core::control::action::{Action, ActionId, Outcome, Output, ServerCommand, StoryLevel};
 use rbuddy_core::control::assignment::{Assignment, Notification};
 use rbuddy_core::control::event::{Event, Node};
+use rbuddy_core::control::journal::{Beginning, Entry};
 use rbuddy_core::control::primary::SentinelView;
 use rbuddy_core::control::relay::{RelayOrders, RelayView, UpstreamState};
 use rbuddy_core::control::status::{GroupStatus, OperationResult, Phase};
-use rbuddy_core::types::NodeAddress;
+use rbuddy_core::types::{NodeAddress, Time};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
@@ -32,6 +35,8 @@ pub struct DriverConfig {
     pub settings: GroupSettings,
     /// Where its state is.
     pub file: StateFile,
+    /// What is kept of its story, and where.
+    pub journal: (JournalSettings, PathBuf),
     /// The time.
     pub clock: Clock,
     /// What the relay publishes.
@@ -74,6 +79,7 @@ pub struct Driver {
     primary: Option<(NodeAddress, CancellationToken)>,
     /// The link to the primary at the last view.
     upstream: UpstreamState,
+    journal: Option<Journal>,
     tasks: TaskTracker,
 }
 
@@ -83,6 +89,7 @@ impl Driver {
         let policy = config.settings.policy.clone();
         let state = config.file.load(&policy.group)?;
         let now = config.clock.now();
+        let journal = begin_journal(&config, Beginning { at: now, policy: policy.clone(), state: state.clone() });
         let controller = Controller::new(policy.clone(), state, now);
         let nobody = Assignment {
             group: policy.group.clone(),
@@ -119,6 +126,7 @@ impl Driver {
             hurry_primary: Arc::default(),
             primary: None,
             upstream: UpstreamState::default(),
+            journal,
             tasks: TaskTracker::new(),
         };
         Ok((driver, faces))
@@ -135,7 +143,7 @@ impl Driver {
                 () = tokio::time::sleep_until(deadline) => Event::Tick,
             };
             let is_outcome = matches!(event, Event::Outcome { .. });
-            self.controller.handle(self.config.clock.now(), event);
+            self.tell_controller(event);
             if is_outcome {
                 // What was asked before says nothing any more: look again.
                 self.hurry.values().for_each(|hurry| hurry.notify_one());
@@ -146,6 +154,19 @@ impl Driver {
         if tokio::time::timeout(SHUTDOWN, self.tasks.wait()).await.is_err() {
             warn!("commands to servers were still under way at the end");
         }
+        if let Some(journal) = self.journal {
+            journal.end().await;
+        }
+    }
+
+    fn tell_controller(&mut self, event: Event) {
+        let now = self.config.clock.now();
+        if let Some(journal) = &mut self.journal {
+            journal.rest(now, &self.controller);
+            // Before it is handled: should that panic, this is the event to look at.
+            journal.record(Entry::Event { at: now, event: event.clone() });
+        }
+        self.controller.handle(now, event);
     }
 
     fn start_probes(&self, cancel: &CancellationToken) {
@@ -212,14 +233,24 @@ impl Driver {
 
     /// Until the controller has nothing more to do; gives the time of its next tick.
     async fn carry_out_all(&mut self, cancel: &CancellationToken) -> Instant {
+        let (actions, deadline) = self.drain_outputs();
+        if let Some(journal) = &mut self.journal {
+            actions.iter().for_each(|action| journal.record(Entry::Action(action.clone())));
+        }
+        for action in actions {
+            self.carry_out(action, cancel).await;
+        }
+        let now = self.config.clock.now();
+        self.status.send_replace(Arc::new(self.controller.status(now)));
+        Instant::now() + deadline.since(now)
+    }
+
+    fn drain_outputs(&mut self) -> (Vec<Action>, Time) {
+        let mut actions = Vec::new();
         loop {
             match self.controller.poll_output() {
-                Output::Action(action) => self.carry_out(action, cancel).await,
-                Output::Deadline(at) => {
-                    let now = self.config.clock.now();
-                    self.status.send_replace(Arc::new(self.controller.status(now)));
-                    return Instant::now() + at.since(now);
-                }
+                Output::Action(action) => actions.push(action),
+                Output::Deadline(at) => return (actions, at),
             }
         }
     }
@@ -289,6 +320,16 @@ impl Driver {
             StoryLevel::Error => error!(%group, replica, "{text}"),
         }
     }
+}
+
+/// Without a journal everything else goes on.
+fn begin_journal(config: &DriverConfig, beginning: Beginning) -> Option<Journal> {
+    let (settings, folder) = config.journal.clone();
+    let group = &config.settings.policy.group;
+    Journal::start(folder, settings, beginning).unwrap_or_else(|error| {
+        warn!(%group, %error, "no journal: its thread cannot be started");
+        None
+    })
 }
 
 /// Events that wait while the state file is written. When full, probes and outcomes wait in their own tasks.

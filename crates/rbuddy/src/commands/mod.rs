@@ -1,10 +1,11 @@
 //! What each command does, one file each. `run` and `relay` serve; `status` and the orders in `client` talk to a running rbuddy over its
-//! API; `check` and `init` need none.
+//! API; `check`, `init` and `replay` need none.
 
 pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod init;
 pub(crate) mod relay;
+pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod status;
 

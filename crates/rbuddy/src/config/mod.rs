@@ -28,7 +28,7 @@ pub(crate) use units::{Listen, Wrong, duration, size};
 
 use fields::{Field, Fields, Placed};
 use group::GroupDraft;
-use rbuddy_runtime::settings::{ApiSettings, Secret, Settings};
+use rbuddy_runtime::settings::{ApiSettings, JournalSettings, Secret, Settings};
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
@@ -94,11 +94,23 @@ fn top(mut fields: Fields<'_>, problems: &mut Problems) -> Option<Settings> {
         let remedy = "remove [sentinel]: follow the active by `reader`, by GET /active or by `notify`";
         problems.error(sentinel.span, "the Sentinel endpoint is not yet in this version", remedy);
     }
+    let journal = fields.take("journal").map_or_else(|| Some(JournalSettings::default()), |field| journal(&field, problems));
     let groups = groups(&mut fields, problems);
     fields.finish(problems);
     cross::judge(api.listen.as_ref(), &groups, problems);
     let groups: Option<Vec<_>> = groups.into_iter().map(GroupDraft::settings).collect();
-    Some(Settings { state_dir: state_dir?, api: ApiSettings { listen: api.listen?.value.text(), token: api.token }, groups: groups? })
+    let api = ApiSettings { listen: api.listen?.value.text(), token: api.token };
+    Some(Settings { state_dir: state_dir?, api, journal: journal?, groups: groups? })
+}
+
+/// `journal = { size, files }`
+fn journal(field: &Field<'_>, problems: &mut Problems) -> Option<JournalSettings> {
+    let default = JournalSettings::default();
+    let mut fields = field.table(problems)?;
+    let size = fields.take("size").map_or(Some(default.size_bytes), |field| field.size((64 << 10)..=(1 << 40), problems));
+    let files = fields.take("files").map_or(Some(default.files as u64), |field| field.count(0..=1000, problems));
+    fields.finish(problems);
+    Some(JournalSettings { size_bytes: size?, files: usize::try_from(files?).ok()? })
 }
 
 fn api(field: Option<Field<'_>>, problems: &mut Problems) -> ApiDraft {

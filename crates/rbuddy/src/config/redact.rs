@@ -24,6 +24,8 @@ const SHOWN: &[&str] = &[
     "time",
     "min_keys_ratio",
     "min_keys",
+    "size",
+    "files",
     "dead_after",
     "format",
     "primary",

@@ -3,7 +3,7 @@
 use super::{Loaded, parse, template::TEMPLATE};
 use rbuddy_core::control::primary::PrimaryAt;
 use rbuddy_core::control::settings::{FreezeMode, StandbyMode};
-use rbuddy_runtime::settings::NotifyFormat;
+use rbuddy_runtime::settings::{JournalSettings, NotifyFormat};
 use std::time::Duration;
 
 const SOUND: &str = r#"
@@ -46,6 +46,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!((group.policy.max_lag.bytes, group.policy.dead_after), (1 << 20, Duration::from_secs(3)));
     assert_eq!((group.relay.announce.to_string().as_str(), group.relay.backlog_bytes), ("127.0.0.1:6382", 64 << 20));
     assert!(group.reader.is_none() && group.notify.is_empty() && group.relay.auth.is_none());
+    assert_eq!(settings.journal, JournalSettings { size_bytes: 16 << 20, files: 4 });
 }
 
 #[test]
@@ -53,6 +54,7 @@ fn every_key_is_read() {
     let text = r#"
         state_dir = "/x"
         api = { listen = "0.0.0.0:1", token = "secret" }
+        journal = { size = "1MiB", files = 0 }
         [groups.a]
         primary = "redis://me:pw@db:7000"
         replicas = ["redis://r1", "redis://:x@[::1]:9"]
@@ -70,6 +72,7 @@ fn every_key_is_read() {
     let loaded = sound(text);
     assert_eq!(loaded.remarks.lines().len(), 1, "only the note on detach: {:?}", loaded.remarks.lines());
     let group = &loaded.settings.groups[0];
+    assert_eq!(loaded.settings.journal, JournalSettings { size_bytes: 1 << 20, files: 0 });
     assert_eq!(loaded.settings.api.token.as_ref().map(|token| token.expose()), Some("secret"));
     assert_eq!((group.primary.user.as_deref(), group.primary.password.as_ref().map(|pw| pw.expose())), (Some("me"), Some("pw")));
     assert_eq!(group.replicas[1].address.to_string(), "[::1]:9");
