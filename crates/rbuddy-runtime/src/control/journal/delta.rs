@@ -39,7 +39,7 @@ pub(super) fn delta(old: &Value, new: &Value) -> Value {
 pub(super) fn applied(mut old: Value, changes: Value) -> Option<Value> {
     let mut changes = match changes {
         Value::Object(changes) => changes,
-        other => return Some(other),
+        new @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => return Some(new),
     };
     if let Some(whole) = changes.remove(WHOLE) {
         return Some(whole);
