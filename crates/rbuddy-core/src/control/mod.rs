@@ -16,6 +16,7 @@
 //! | [`relay`] | what passes between controller and relay: orders down, a view up |
 //! | [`assignment`] | who may be read: what reader endpoint, API and webhooks follow |
 //! | [`journal`], [`replay`], `telling` | what a run was made of, and the same run once more, in words |
+//! | [`plan`] | what would happen now, if |
 //! | [`settings`] | what the configuration says |
 //! | [`status`] | what people and tools are shown |
 
@@ -31,6 +32,7 @@ pub mod invariant;
 pub mod journal;
 mod maintenance;
 mod operate;
+pub mod plan;
 mod planned;
 pub mod primary;
 mod publish;

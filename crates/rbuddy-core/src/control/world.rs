@@ -169,6 +169,13 @@ impl World {
         Some(position.offset.bytes_behind(live.end).unwrap_or(0))
     }
 
+    /// Bytes a second by which the live history grew in the last seconds. `None`: it has not been looked at for so long.
+    pub(super) fn stream_rate(&self, now: Time) -> Option<u64> {
+        let (_, last) = self.ends.back()?;
+        let (_, then) = self.ends.iter().rev().find(|(at, end)| now.since(*at) >= RATE_OVER && end.replid == last.replid)?;
+        Some(then.offset.bytes_behind(last.offset)? / RATE_OVER.as_secs())
+    }
+
     /// It has at least what had arrived `ago` before now.
     pub(super) fn has_what_arrived(&self, replica: &NodeAddress, now: Time, ago: Duration) -> bool {
         let Some(position) = self.position(replica) else { return false };
@@ -185,6 +192,9 @@ pub(super) fn stands_on(history: &History, position: Position) -> bool {
         Standing::UnknownId | Standing::PastLimit { .. } | Standing::TooOld { .. } => false,
     }
 }
+
+/// Long enough to be no guess, short enough for `ENDS_MAX`.
+const RATE_OVER: Duration = Duration::from_secs(10);
 
 /// The relay publishes at most 20 views a second: these are at least the last 12 seconds.
 const ENDS_MAX: usize = 256;

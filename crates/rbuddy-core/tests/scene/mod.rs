@@ -408,6 +408,9 @@ impl Scene {
             replid2: server.replid2,
             offset: Offset::new(server.offset),
             keyspace: Keyspace { keys: server.keys, expires: server.expires, avg_ttl_ms: server.avg_ttl_ms },
+            backlog_size: Some(1 << 20),
+            used_memory: Some(100 * server.keys),
+            system_memory: Some(1 << 30),
             ..ServerInfo::default()
         };
         ProbeResult::Answered(Box::new(Probe { info, serve_stale: server.master.as_ref().map(|_| server.serve_stale) }))

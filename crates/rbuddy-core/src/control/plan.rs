@@ -1,0 +1,229 @@
+//! What would happen now, if: the link to the primary broke; the primary came back with another history; a replica died.
+//!
+//! Nothing is predicted by rules of its own: a copy of the controller is told what the relay and the probes would tell then, and what it decides is the answer.
+//! So the answer holds for exactly this moment, with its pause, its refusals and its silent replicas. Beside it stand the numbers that the outcome hangs on, as far as they
+//! were seen: the primary's backlog and the rate of its writes, the dataset's size and the room for it.
+//!
+//! Not here: how much disk the relay has, and how long a server takes to load; nobody has told the controller.
+
+use super::action::{Action, Output};
+use super::controller::Controller;
+use super::event::{Event, Node, Probe, ProbeResult};
+use super::relay::{FullResyncNeed, RelayView, SessionState, SnapshotState, SnapshotView, UpstreamState};
+use super::status::Phase;
+use crate::info::ServerInfo;
+use crate::replication::history::History;
+use crate::replication::prospect::Gap;
+use crate::replication::psync::HoldReason;
+use crate::types::{DatasetId, GroupName, NodeAddress, Offset, Position, ReplId, RunId, Time};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What would happen to a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Its name.
+    pub group: GroupName,
+    /// The moment for which this holds.
+    pub time: Time,
+    /// If the link to the primary broke.
+    pub link_breaks: LinkBreaks,
+    /// If the primary came back with as many keys and another history.
+    pub new_primary: NewPrimary,
+    /// If a replica died.
+    pub replica_dies: BTreeMap<NodeAddress, Outlook>,
+}
+
+/// How it would be then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outlook {
+    /// The phase.
+    pub phase: Phase,
+    /// The phase in words.
+    pub explanation: String,
+    /// Who would serve.
+    pub served_by: Vec<NodeAddress>,
+    /// What would be decided on the way, with its reasons.
+    pub story: Vec<String>,
+}
+
+/// If the link to the primary broke.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkBreaks {
+    /// How it would be.
+    pub outlook: Outlook,
+    /// How fast the primary's stream grew in the last seconds; `None`: not measured.
+    pub bytes_per_second: Option<u64>,
+    /// Bytes that the primary keeps for those who come back; `None`: it was not seen.
+    pub backlog_bytes: Option<u64>,
+    /// For so many seconds a break costs a partial resync only, at that rate. `None`: not known, or no end while nothing is written.
+    pub partial_for_s: Option<u64>,
+}
+
+/// If the primary came back with another history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewPrimary {
+    /// How it would be once its snapshot is on the relay's disk.
+    pub outlook: Outlook,
+    /// Whether a full resync would be asked for at all.
+    pub full_resync: bool,
+    /// Who would be filled.
+    pub filled: Option<NodeAddress>,
+    /// Whether there is room for the dataset in its memory; `None`: not known, or nobody would be filled.
+    pub memory: Option<Room>,
+}
+
+/// Room for a dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// What the primary uses now.
+    pub needed_bytes: u64,
+    /// `maxmemory` of the replica, or what its machine has.
+    pub available_bytes: u64,
+    /// Whether that is enough.
+    pub suffices: bool,
+}
+
+impl Controller {
+    /// What would happen now, if.
+    pub fn plan(&self, now: Time) -> Plan {
+        Plan {
+            group: self.policy.group.clone(),
+            time: now,
+            link_breaks: self.plan_broken_link(now),
+            new_primary: self.plan_new_primary(now),
+            replica_dies: self.policy.replicas.iter().map(|replica| (replica.clone(), self.plan_death(now, replica))).collect(),
+        }
+    }
+
+    fn plan_broken_link(&self, now: Time) -> LinkBreaks {
+        let mut then = Imagined::of(self, now);
+        then.relay(|view| break_link(view, now));
+        let bytes_per_second = self.world.stream_rate(now);
+        let backlog_bytes = self.world.primary.info().and_then(|info| info.backlog_size);
+        let partial_for_s = backlog_bytes.zip(bytes_per_second).and_then(|(backlog, rate)| backlog.checked_div(rate));
+        LinkBreaks { outlook: then.outlook(), bytes_per_second, backlog_bytes, partial_for_s }
+    }
+
+    fn plan_new_primary(&self, now: Time) -> NewPrimary {
+        let mut then = Imagined::of(self, now);
+        then.relay(|view| break_link(view, now));
+        let Some((address, info)) = self.primary_address().zip(self.world.primary.info()) else {
+            return NewPrimary { outlook: then.outlook(), full_resync: false, filled: None, memory: None };
+        };
+        let dataset = DatasetId(Position::new(imagined_id(), Offset::ZERO));
+        then.probe(Node::Primary(address.clone()), ProbeResult::Answered(Box::new(reborn(info, dataset))));
+        let ours = self.world.relay.live().map(History::replid);
+        let gap = ours.map_or(Gap::NothingToContinue, |ours| Gap::OtherHistory { ours, theirs: dataset.0.replid });
+        then.relay(|view| {
+            view.upstream.state = UpstreamState::Handshake;
+            view.upstream.full_resync_needed = Some(FullResyncNeed { replid: dataset.0.replid, gap });
+        });
+        let full_resync = then.controller.orders.full_resync == Some(dataset.0.replid);
+        if full_resync {
+            then.relay(|view| take_snapshot(view, dataset));
+        }
+        let filled = then.controller.seed.as_ref().map(|seed| seed.replica.clone());
+        let memory = filled.as_ref().and_then(|replica| self.room(info, replica));
+        NewPrimary { outlook: then.outlook(), full_resync, filled, memory }
+    }
+
+    fn room(&self, primary: &ServerInfo, replica: &NodeAddress) -> Option<Room> {
+        let replica = self.world.info(replica)?;
+        let needed_bytes = primary.used_memory?;
+        let available_bytes = replica.max_memory.filter(|limit| *limit > 0).or(replica.system_memory)?;
+        Some(Room { needed_bytes, available_bytes, suffices: needed_bytes <= available_bytes })
+    }
+
+    fn plan_death(&self, now: Time, replica: &NodeAddress) -> Outlook {
+        let mut then = Imagined::of(self, now);
+        then.relay(|view| {
+            view.sessions.remove(replica);
+        });
+        // Long enough for whatever waits whether it comes back.
+        for _ in 0..DEATHS_LOOKS {
+            then.probe(Node::Replica(replica.clone()), ProbeResult::Failed("it died".into()));
+            then.now = then.now.after(self.policy.dead_after);
+        }
+        then.outlook()
+    }
+}
+
+/// A copy of the controller in a world that may come.
+struct Imagined {
+    controller: Controller,
+    now: Time,
+    story: Vec<String>,
+}
+
+impl Imagined {
+    fn of(controller: &Controller, now: Time) -> Imagined {
+        Imagined { controller: controller.clone(), now, story: Vec::new() }
+    }
+
+    fn relay(&mut self, change: impl FnOnce(&mut RelayView)) {
+        let mut view = self.controller.world.relay.clone();
+        change(&mut view);
+        self.tell(Event::Relay(Box::new(view)));
+    }
+
+    fn probe(&mut self, node: Node, result: ProbeResult) {
+        self.tell(Event::Probe { node, asked_at: self.now, result });
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.controller.handle(self.now, event);
+        while let Output::Action(action) = self.controller.poll_output() {
+            if let Action::Story { replica, text, .. } = action {
+                self.story.push(replica.map_or(text.clone(), |replica| format!("{replica}: {text}")));
+            }
+        }
+    }
+
+    fn outlook(self) -> Outlook {
+        let Imagined { controller, story, .. } = self;
+        let actives = controller.assignment.iter().flat_map(|assignment| &assignment.actives);
+        let served_by = actives.map(|active| active.address.clone()).collect();
+        Outlook { phase: controller.phase, explanation: controller.explanation, served_by, story }
+    }
+}
+
+fn break_link(view: &mut RelayView, now: Time) {
+    view.upstream.state = UpstreamState::Connecting;
+    view.upstream.down_since.get_or_insert(now);
+    view.upstream.last_error = Some("the link is broken".into());
+}
+
+/// As the relay would show it: what was live has ended, and whoever followed it stands at its end.
+fn take_snapshot(view: &mut RelayView, dataset: DatasetId) {
+    view.upstream.state = UpstreamState::Streaming;
+    (view.upstream.full_resync_needed, view.upstream.down_since) = (None, None);
+    let end = view.live().map(|live| live.end);
+    view.histories.iter_mut().for_each(|history| history.live = false);
+    view.histories.push(History::starting_at(dataset.0, Some(dataset)));
+    let ended = view.sessions.values_mut().filter(|session| matches!(session.state, SessionState::Streaming { .. }));
+    for (session, end) in ended.zip(end.into_iter().cycle()) {
+        if let SessionState::Streaming { replid, .. } = session.state {
+            (session.asked, session.state) = (Some(Position::new(replid, end)), SessionState::Held(HoldReason::EndOfHistory { end }));
+        }
+    }
+    let (rdb, bytes) = view.snapshot.as_ref().map_or((None, 0), |snapshot| (snapshot.rdb, snapshot.bytes));
+    view.snapshot = Some(SnapshotView { dataset, state: SnapshotState::Ready, bytes, total_bytes: None, rdb, keys_hint: None });
+}
+
+/// The same keys in another process, with another history.
+fn reborn(info: &ServerInfo, dataset: DatasetId) -> Probe {
+    let run_id = IMAGINED.parse::<RunId>().ok();
+    let info = ServerInfo { run_id, replid: Some(dataset.0.replid), replid2: None, offset: Some(dataset.0.offset), ..info.clone() };
+    Probe { info, serve_stale: None }
+}
+
+fn imagined_id() -> ReplId {
+    IMAGINED.parse().expect("forty hexadecimal digits")
+}
+
+/// No server gives itself this id: it draws them at random.
+const IMAGINED: &str = "ffffffffffffffffffffffffffffffffffffffff";
+
+/// A dead replica is looked at so often, `dead_after` apart.
+const DEATHS_LOOKS: u32 = 4;

@@ -1,0 +1,105 @@
+//! What a plan says would happen is what happens: each test asks first, and then does it.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test")]
+
+mod scene;
+
+use rbuddy_core::control::plan::Plan;
+use rbuddy_core::control::status::{Operation, Phase, RoleName};
+use scene::{A, B, C, Scene, address};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn at_rest() -> Scene {
+    settled(Scene::one_and_one())
+}
+
+fn settled(mut scene: Scene) -> Scene {
+    scene.until(SOON, "it begins well", |scene| scene.phase() == Phase::Normal);
+    scene.run(Duration::from_secs(12));
+    scene
+}
+
+fn plan(scene: &Scene) -> Plan {
+    scene.controller.plan(scene.now)
+}
+
+#[test]
+fn a_broken_link_costs_nothing_for_as_long_as_the_primarys_backlog_reaches() {
+    let mut scene = at_rest();
+    let plan = plan(&scene).link_breaks;
+    assert_eq!((plan.bytes_per_second, plan.backlog_bytes), (Some(100), Some(1 << 20)), "ten bytes in each step of 100 ms");
+    assert_eq!(plan.partial_for_s, Some((1 << 20) / 100));
+    assert_eq!(plan.outlook.served_by, [address(A)]);
+
+    scene.link_cut = true;
+    scene.run(Duration::from_secs(1));
+    assert_eq!((scene.phase(), scene.active()), (plan.outlook.phase, vec![A]));
+    assert_eq!(plan.outlook.phase, Phase::Disconnected);
+}
+
+#[test]
+fn a_new_primary_fills_the_standby_that_was_named_while_the_active_serves() {
+    let mut scene = at_rest();
+    let plan = plan(&scene).new_primary;
+    assert!(plan.full_resync);
+    assert_eq!((plan.filled, &plan.outlook.served_by[..]), (Some(address(B)), &[address(A)][..]));
+    let room = plan.memory.unwrap();
+    assert_eq!((room.needed_bytes, room.available_bytes, room.suffices), (10_000_000, 1 << 30, true));
+    assert!(plan.outlook.story.iter().any(|line| line.contains("seeding the standby")), "{:#?}", plan.outlook.story);
+
+    scene.replace_primary(100_000);
+    scene.until(SOON, "the same phase", |scene| scene.phase() == plan.outlook.phase);
+    assert_eq!(scene.active(), [A]);
+    scene.until(SOON, "it is filled", |scene| scene.active() == [B]);
+}
+
+#[test]
+fn a_dataset_that_does_not_fit_into_the_standby_is_told() {
+    let mut scene = Scene::one_and_one();
+    scene.primary.keys = 100_000_000;
+    scene.follow_primary(A);
+    let room = plan(&settled(scene)).new_primary.memory.unwrap();
+    assert!(!room.suffices, "{room:?}");
+}
+
+#[test]
+fn a_pause_begins_nothing_then_either() {
+    let mut scene = at_rest();
+    scene.operate(Operation::Pause).unwrap();
+    let plan = plan(&scene).new_primary;
+    assert_eq!((plan.full_resync, plan.filled, plan.outlook.phase), (false, None, Phase::Paused));
+    assert_eq!(plan.outlook.served_by, [address(A)]);
+}
+
+#[test]
+fn who_serves_when_a_replica_has_died_is_who_was_named() {
+    let two_actives = || {
+        Scene::with(&[A, B, C], |scene| {
+            scene.policy.actives = 2;
+            scene.follow_primary(A);
+            scene.follow_primary(B);
+        })
+    };
+    for make in [Scene::one_and_one as fn() -> Scene, two_actives] {
+        for dead in settled(make()).policy.replicas.clone() {
+            let mut scene = settled(make());
+            let outlook = plan(&scene).replica_dies.remove(&dead).unwrap();
+            scene.at(dead.port).up = false;
+            // A standby is filled by and by; before that is what the plan tells of.
+            scene.run(scene.policy.dead_after + Duration::from_millis(500));
+            let serving: Vec<_> = scene.active().into_iter().map(address).collect();
+            assert_eq!(serving, outlook.served_by, "{dead}: {outlook:#?}\n{:#?}", scene.status());
+        }
+    }
+}
+
+#[test]
+fn asking_changes_nothing() {
+    let scene = at_rest();
+    let before = scene.controller.clone();
+    assert_eq!(plan(&scene), plan(&scene));
+    assert!(scene.controller == before);
+    assert_eq!(scene.status().replicas[1].role, RoleName::Standby);
+}
