@@ -127,7 +127,7 @@ impl Group {
                 Some(reader::bind(config).await.map_err(|source| AppError::Reader { group: name.clone(), source })?)
             }
         };
-        let operations = mpsc::channel(OPERATIONS);
+        let (operations, plans) = (mpsc::channel(OPERATIONS), mpsc::channel(OPERATIONS));
         let delivered = mpsc::channel(DELIVERED);
         let (notify, primary) = (settings.notify.clone(), settings.primary.clone());
         let (said, sentinels) = watch::channel(SentinelView::default());
@@ -139,6 +139,7 @@ impl Group {
             relay: relay.view(),
             sentinels,
             operations: operations.1,
+            plans: plans.1,
             delivered: delivered.1,
         };
         let (driver, faces) = Driver::new(config)?;
@@ -147,6 +148,7 @@ impl Group {
             status: faces.status.clone(),
             assignment: faces.assignment.clone(),
             operations: operations.0,
+            plans: plans.0,
         };
         Ok(Group { name, relay, reader, driver, faces, handle, primary, sentinels: said, notify, delivered: delivered.0 })
     }

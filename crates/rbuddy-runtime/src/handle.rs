@@ -2,6 +2,7 @@
 //! do not know each other.
 
 use rbuddy_core::control::assignment::Assignment;
+use rbuddy_core::control::plan::Plan;
 use rbuddy_core::control::status::{GroupStatus, Operation, OperationResult};
 use rbuddy_core::types::GroupName;
 use std::sync::Arc;
@@ -18,7 +19,12 @@ pub struct GroupHandle {
     pub assignment: watch::Receiver<Arc<Assignment>>,
     /// What an operator asks. Bounded: an asker waits, up to its own deadline.
     pub operations: mpsc::Sender<OperationRequest>,
+    /// Who asks what would happen now. Bounded as well.
+    pub plans: mpsc::Sender<PlanRequest>,
 }
+
+/// Where a plan goes. Dropped: nobody will answer.
+pub type PlanRequest = oneshot::Sender<Box<Plan>>;
 
 /// An operation and where its answer goes. A dropped `reply` means that nobody will answer.
 #[derive(Debug)]

@@ -1,4 +1,5 @@
-//! What rbuddy wrote down while it served is decided once more by `rbuddy replay`: through a failover, a kill, a full file, and whatever real servers say.
+//! The controller asked beside its work. What rbuddy wrote down while it served is decided once more by `rbuddy replay`: through a failover, a kill, a full
+//! file, and whatever real servers say. And `rbuddy plan`: what it would decide.
 
 use rbuddy_lab::wait_until;
 use rbuddy_testkit::scenario::primary_comes_back_with_another_history;
@@ -82,4 +83,25 @@ async fn under_load_files_follow_one_another_and_each_can_be_replayed() {
         replayed(file).await;
     }
     replayed(&journal_of(&world)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_names_who_would_serve_and_who_would_be_filled() {
+    let world = World::start(WorldOptions::of(KEYS)).await;
+    let status = world.status().await;
+    let (active, standby) = (&status.active[0], &status.standby[0]);
+    let shown = cli(&["plan", "--api", world.rbuddy.api()]).await;
+    assert_eq!(shown.status, Some(0), "{}", shown.text);
+    for words in [
+        format!("  {active} would serve\n  disconnected: "),
+        format!("a full resync; {standby} would be filled: "),
+        format!("{active} died:\n  nobody would serve"),
+        format!("{standby} died:\n  {active} would serve"),
+    ] {
+        assert!(shown.text.contains(&words), "{words:?} is not in\n{}", shown.text);
+    }
+    let json = cli(&["plan", "--json", "--api", world.rbuddy.api()]).await;
+    let plan: serde_json::Value = serde_json::from_str(&json.text).expect("JSON");
+    assert_eq!(plan["new_primary"]["filled"], standby.to_string());
+    assert_eq!(world.status().await.phase, status.phase, "asking changes nothing");
 }

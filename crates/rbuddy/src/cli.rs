@@ -1,7 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    check::CheckArgs, client::ApiArgs, init::InitArgs, relay::RelayArgs, replay::ReplayArgs, run::RunArgs, status::StatusArgs,
+    check::CheckArgs, client::ApiArgs, init::InitArgs, plan::PlanArgs, relay::RelayArgs, replay::ReplayArgs, run::RunArgs,
+    status::StatusArgs,
 };
 use crate::demo::DemoArgs;
 use crate::exit;
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     Init(InitArgs),
     /// Show what a running rbuddy knows
     Status(StatusArgs),
+    /// Say what would happen now if the link broke, the primary came back new, or a replica died
+    Plan(PlanArgs),
     /// Switch to a standby, planned: no reader sees an older position
     Failover(ApiArgs),
     /// Allow rbuddy to empty a replica that holds keys which are not proven its own

@@ -53,6 +53,7 @@ async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Check(args) => commands::check::run(&args).await,
         Command::Init(args) => commands::init::run(&args),
         Command::Status(args) => commands::status::run(&args).await,
+        Command::Plan(args) => commands::plan::run(&args).await,
         Command::Failover(api) => commands::client::order(&api, Operation::Failover).await,
         Command::Adopt { replica, api } => commands::client::order(&api, Operation::Adopt { replica }).await,
         Command::Approve { dataset, api } => commands::client::order(&api, Operation::Approve { dataset }).await,

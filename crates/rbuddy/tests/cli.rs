@@ -146,7 +146,7 @@ async fn running(names: &[&str], token: Option<&str>, answer: Result<&'static st
                 let _ = request.reply.send(answer.map(str::to_owned).map_err(str::to_owned));
             }
         });
-        groups.push(GroupHandle { name: name.parse().expect("a name"), status, assignment, operations });
+        groups.push(GroupHandle { name: name.parse().expect("a name"), status, assignment, operations, plans: mpsc::channel(1).0 });
         statuses.push(status_sender);
         assignments.push(assignment_sender);
     }

@@ -44,6 +44,20 @@ pub(super) async fn may_stop(Extract(state): Extract<Arc<State>>, Path((name, re
     (code, Json(json!({ "may_stop": allowed, "reason": reason }))).into_response()
 }
 
+/// What would happen now. The controller answers between two events.
+pub(super) async fn plan(Extract(state): Extract<Arc<State>>, Path(name): Path<String>) -> Response {
+    let Some(group) = state.group(&name) else { return no_such_group(&state) };
+    let (reply, answer) = oneshot::channel();
+    match group.plans.send(reply).await {
+        Ok(()) => answer.await.map_or_else(|_| shutting_down(), |plan| Json(plan).into_response()),
+        Err(_) => shutting_down(),
+    }
+}
+
+fn shutting_down() -> Response {
+    error(StatusCode::SERVICE_UNAVAILABLE, "the group is shutting down".to_owned())
+}
+
 /// Status is open to whoever reaches the API; the keys in webhook URLs are not.
 fn shown(group: &GroupHandle) -> GroupStatus {
     let mut status = GroupStatus::clone(&group.status.borrow());
@@ -68,9 +82,8 @@ pub(super) async fn operate(
         Err((status, message)) => return error(status, message),
     };
     let (reply, answer) = oneshot::channel();
-    let gone = || error(StatusCode::SERVICE_UNAVAILABLE, "the group is shutting down".to_owned());
     if group.operations.send(OperationRequest { operation: operation.clone(), reply }).await.is_err() {
-        return gone();
+        return shutting_down();
     }
     match answer.await {
         Ok(Ok(result)) => {
@@ -81,7 +94,7 @@ pub(super) async fn operate(
             info!(group = %group.name, ?operation, refused, "operation refused");
             error(StatusCode::CONFLICT, refused)
         }
-        Err(_) => gone(),
+        Err(_) => shutting_down(),
     }
 }
 

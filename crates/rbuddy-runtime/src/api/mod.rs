@@ -105,6 +105,7 @@ fn router(state: Arc<State>) -> Router {
         .route("/v1/status", get(groups::all))
         .route("/v1/groups/{group}", get(groups::one))
         .route("/v1/groups/{group}/replicas/{replica}/may-stop", get(groups::may_stop))
+        .route("/v1/groups/{group}/plan", get(groups::plan))
         .route("/v1/groups/{group}/{operation}", operate)
         .layer(from_fn_with_state(Arc::clone(&state), guard::same_site));
     Router::new()

@@ -32,7 +32,13 @@ async fn world(names: &[&str], token: Option<&str>) -> World {
             watch::channel(Arc::new(assignment(name, &["127.0.0.1:6380", "[::1]:6381"], Some("127.0.0.1:6382"))));
         let (status_sender, status) = watch::channel(Arc::new(status(name)));
         let (operation_sender, operation_receiver) = mpsc::channel(4);
-        groups.push(GroupHandle { name: name.parse().expect("a name"), status, assignment, operations: operation_sender });
+        groups.push(GroupHandle {
+            name: name.parse().expect("a name"),
+            status,
+            assignment,
+            operations: operation_sender,
+            plans: mpsc::channel(1).0,
+        });
         assignments.push(assignment_sender);
         statuses.push(status_sender);
         operations.push(operation_receiver);

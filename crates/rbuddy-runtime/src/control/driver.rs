@@ -7,7 +7,7 @@ use super::executor::Executor;
 use super::journal::Journal;
 use super::state_file::{StateError, StateFile};
 use crate::clock::Clock;
-use crate::handle::OperationRequest;
+use crate::handle::{OperationRequest, PlanRequest};
 use crate::settings::{GroupSettings, JournalSettings};
 use crate::webhook::Delivered;
 use rbuddy_core::control::Controller;
@@ -45,6 +45,8 @@ pub struct DriverConfig {
     pub sentinels: watch::Receiver<SentinelView>,
     /// What operators ask.
     pub operations: mpsc::Receiver<OperationRequest>,
+    /// Who asks what would happen now.
+    pub plans: mpsc::Receiver<PlanRequest>,
     /// What receivers took.
     pub delivered: mpsc::Receiver<Delivered>,
 }
@@ -135,11 +137,18 @@ impl Driver {
     /// Runs until cancelled. What serves goes on serving afterwards.
     pub async fn run(mut self, cancel: CancellationToken) {
         self.start_probes(&cancel);
+        // Apart from the driver, which is busy with waiting for events.
+        let mut plans = std::mem::replace(&mut self.config.plans, mpsc::channel(1).1);
         let mut deadline = self.carry_out_all(&cancel).await;
         loop {
             let event = tokio::select! {
                 () = cancel.cancelled() => break,
                 event = self.next_event() => event,
+                Some(asker) = plans.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = asker.send(Box::new(self.controller.plan(self.config.clock.now())));
+                    continue;
+                }
                 () = tokio::time::sleep_until(deadline) => Event::Tick,
             };
             let is_outcome = matches!(event, Event::Outcome { .. });

@@ -93,6 +93,13 @@ impl Api {
         self.ask(self.http.get(format!("{}/v1/status", self.base))).await
     }
 
+    /// What would happen to a group, as it is sent.
+    pub(super) async fn plan(&self, args: &ApiArgs) -> Result<Value, Failure> {
+        let group = self.group(args).await?;
+        self.ask(self.http.get(format!("{}/v1/groups/{group}/plan", self.base))).await
+    }
+
+    /// The one that is named, or the only one.
     async fn group(&self, args: &ApiArgs) -> Result<GroupName, Failure> {
         match &args.group {
             Some(group) => Ok(group.clone()),

@@ -1,9 +1,10 @@
-//! What each command does, one file each. `run` and `relay` serve; `status` and the orders in `client` talk to a running rbuddy over its
+//! What each command does, one file each. `run` and `relay` serve; `status`, `plan` and the orders in `client` talk to a running rbuddy over its
 //! API; `check`, `init` and `replay` need none.
 
 pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod init;
+pub(crate) mod plan;
 pub(crate) mod relay;
 pub(crate) mod replay;
 pub(crate) mod run;
