@@ -118,24 +118,18 @@ fn differing(entries: Vec<Entry>) -> Vec<Step> {
     steps
 }
 
-#[tokio::test]
-async fn files_follow_one_another_and_a_replay_may_begin_at_each() {
+#[test]
+fn files_follow_one_another_and_a_replay_may_begin_at_each() {
     let folder = tempfile::tempdir().expect("a folder");
-    let settings = JournalSettings { size_bytes: 40_000, files: 3 };
+    let mut writer = writer(folder.path(), JournalSettings { size_bytes: 40_000, files: 3 });
     let mut told = Told::new(0);
-    let Entry::Begin(beginning) = told.entries.remove(0) else { unreachable!("it begins") };
-    let mut journal = Journal::start(folder.path().to_owned(), settings, *beginning).expect("a thread").expect("wanted");
     for _ in 0..3000 {
-        told.taken().into_iter().for_each(|entry| journal.record(entry));
-        // The thread is left behind by a loop that never rests; what is lost would only be a shorter story.
-        while journal.lost > 0 {
-            tokio::task::yield_now().await;
-            journal.rest(Time::from_unix_ms(told.now), &told.controller);
+        told.taken().into_iter().for_each(|entry| writer.take(entry));
+        if writer.wanted.swap(false, Ordering::AcqRel) {
+            writer.take(told.checkpoint());
         }
-        journal.rest(Time::from_unix_ms(told.now), &told.controller);
         told.hear();
     }
-    journal.end().await;
     let files = journal_files(folder.path()).expect("readable");
     assert_eq!(files.len(), 3, "{files:?}");
     assert_ne!(files[0].file_name(), Some("000001.ndjson".as_ref()), "the oldest are gone");
@@ -145,6 +139,27 @@ async fn files_follow_one_another_and_a_replay_may_begin_at_each() {
         assert_eq!(differing(read(std::slice::from_ref(file)).0), Vec::new(), "{file:?} alone");
     }
     assert_eq!(differing(read(&files).0), Vec::new(), "one after the other");
+}
+
+#[tokio::test]
+async fn all_that_was_recorded_is_written_at_the_end_and_none_if_none_is_wanted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let begin = |files| {
+        let mut told = Told::new(0);
+        let Entry::Begin(beginning) = told.entries.remove(0) else { unreachable!("it begins") };
+        let settings = JournalSettings { files, ..JournalSettings::default() };
+        (told, Journal::start(folder.path().to_owned(), settings, *beginning).expect("a thread"))
+    };
+    assert!(begin(0).1.is_none());
+    let (mut told, journal) = begin(1);
+    let mut journal = journal.expect("wanted");
+    (0..50).for_each(|_| told.hear());
+    let recorded = told.taken();
+    let count = recorded.len();
+    recorded.into_iter().for_each(|entry| journal.record(entry));
+    journal.end().await;
+    let (entries, _) = read(&journal_files(folder.path()).expect("readable"));
+    assert_eq!((entries.len(), differing(entries)), (1 + count, Vec::new()));
 }
 
 #[test]
