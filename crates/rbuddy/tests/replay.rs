@@ -28,6 +28,7 @@ fn journal() -> Vec<String> {
         actives: 1,
         relay: address(3),
         standby: StandbyMode::Empty,
+        consistency: rbuddy_core::control::settings::Consistency::Rolling,
         freeze: FreezeMode::Hold,
         drain: Duration::ZERO,
         max_lag: MaxLag::default(),

@@ -123,7 +123,8 @@ impl Controller {
         if full_resync {
             then.relay(|view| take_snapshot(view, dataset));
         }
-        let filled = then.controller.seed.as_ref().map(|seed| seed.replica.clone());
+        // Where several are filled side by side: the first of them. They all hold the same.
+        let filled = then.controller.seeds.keys().next().cloned();
         let memory = filled.as_ref().and_then(|replica| self.room(info, replica));
         NewPrimary { outlook: then.outlook(), full_resync, filled, memory }
     }

@@ -76,6 +76,8 @@ fn operation_in_words(operation: &Operation) -> String {
         Operation::Failover => "a planned switch".into(),
         Operation::Approve { dataset } => format!("dataset {dataset} approved"),
         Operation::Adopt { replica } => format!("{replica} adopted"),
+        Operation::Drain { replica } => format!("{replica} taken out"),
+        Operation::Return { replica } => format!("{replica} taken back in"),
         Operation::SetPrimary { address } => format!("the primary at {address}"),
         Operation::Pause => "a pause".into(),
         Operation::Resume => "it to go on".into(),
