@@ -241,7 +241,7 @@ async fn reads_leave_a_server_that_hangs_as_soon_as_it_is_no_active() {
 async fn a_client_does_not_wait_for_a_server_that_hangs_while_another_is_active() {
     let hung = Server::replica(None, &[("who", "old")]).await;
     let other = Server::replica(None, &[("who", "new")]).await;
-    let mut world = World::new(&[&hung, &other]).await;
+    let world = World::new(&[&hung, &other]).await;
     world.assign(vec![hung.active().await, other.active().await], None);
     hung.hang();
     let asked = std::time::Instant::now();

@@ -21,6 +21,7 @@ fn policy() -> GroupPolicy {
         actives: 1,
         relay: address(4),
         standby: StandbyMode::Empty,
+        consistency: rbuddy_core::control::settings::Consistency::Rolling,
         freeze: FreezeMode::Hold,
         drain: Duration::from_secs(1),
         max_lag: MaxLag::default(),
