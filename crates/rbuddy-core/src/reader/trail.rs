@@ -72,12 +72,14 @@ pub fn check(active: &ActiveReplica, info: &ServerInfo) -> Result<(), CheckRefus
     if !info.serves_a_complete_dataset() {
         return Err(CheckRefusal::Loading);
     }
-    let Some(current) = active.replids.first() else { return Ok(()) };
+    if active.replids.is_empty() {
+        return Ok(());
+    }
     if !info.replid.is_some_and(|id| active.replids.contains(&id)) {
         return Err(CheckRefusal::History { found: info.replid });
     }
-    // Offsets of another id of the same history (it has not heard of the newest one yet) say nothing here.
-    if info.replid == Some(*current) && info.offset < Some(active.offset_at_least) {
+    // All ids of a history count the same bytes: one that has not heard of the newest id yet is behind as well.
+    if info.offset < Some(active.offset_at_least) {
         return Err(CheckRefusal::Behind { needed: active.offset_at_least, found: info.offset });
     }
     Ok(())
@@ -97,11 +99,17 @@ impl Trail {
     /// Whether the server that said `info` has at least what this connection has surely read in the same history.
     pub fn check(&self, info: &ServerInfo) -> Result<(), CheckRefusal> {
         match self.position {
-            Some(seen) if info.replid == Some(seen.replid) && info.offset < Some(seen.offset) => {
+            Some(seen) if self.is_comparable(seen.replid, info.replid) && info.offset < Some(seen.offset) => {
                 Err(CheckRefusal::Behind { needed: seen.offset, found: info.offset })
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Whether `found` names what `seen` names, or an earlier part of it. Not a later part: a promoted primary may lack bytes that were seen before.
+    fn is_comparable(&self, seen: ReplId, found: Option<ReplId>) -> bool {
+        let age = |id: ReplId| self.current.iter().position(|known| *known == id);
+        found == Some(seen) || found.and_then(age).zip(age(seen)).is_some_and(|(found, seen)| found > seen)
     }
 
     /// The connection is served by this active from now on; `position` is where it was found.
@@ -164,7 +172,8 @@ mod tests {
         assert!(matches!(check(&expected, &healthy(99)), Err(CheckRefusal::Behind { .. })));
         assert!(matches!(check(&active(&['c']), &healthy(100)), Err(CheckRefusal::History { .. })));
         assert_eq!(check(&active(&[]), &healthy(1)), Ok(()), "nothing is known of the history");
-        assert_eq!(check(&active(&['b', 'a']), &healthy(1)), Ok(()), "an older id of the history");
+        assert_eq!(check(&active(&['b', 'a']), &healthy(100)), Ok(()), "an older id of the history");
+        assert!(matches!(check(&active(&['b', 'a']), &healthy(99)), Err(CheckRefusal::Behind { .. })), "under which it counts the same");
         let restarted = ServerInfo { run_id: Some("e".repeat(40).parse().expect("a run id")), ..healthy(100) };
         assert!(matches!(check(&expected, &restarted), Err(CheckRefusal::RunId { .. })));
         assert!(matches!(check(&expected, &ServerInfo { run_id: None, ..healthy(100) }), Err(CheckRefusal::RunId { .. })));
@@ -200,5 +209,19 @@ mod tests {
         assert!(trail.check(&healthy(499)).is_err());
         assert_eq!(trail.check(&healthy(500)), Ok(()));
         assert_eq!(trail.check(&ServerInfo { replid: Some(id('b')), ..healthy(1) }), Ok(()));
+    }
+
+    #[test]
+    fn another_replica_must_have_what_was_read_also_under_an_older_id() {
+        let mut trail = Trail::default();
+        let renamed = |offset| ServerInfo { replid: Some(id('b')), ..healthy(offset) };
+        trail.served(Generation(1), &active(&['b', 'a']), renamed(500).position());
+        assert!(trail.check(&healthy(499)).is_err());
+        assert_eq!(trail.check(&healthy(500)), Ok(()));
+        // The other way round: what was seen under the old id may not be part of the history that goes on.
+        let mut trail = Trail::default();
+        trail.served(Generation(1), &active(&['a']), healthy(500).position());
+        trail.served(Generation(2), &active(&['b', 'a']), None);
+        assert_eq!(trail.check(&renamed(450)), Ok(()));
     }
 }
