@@ -84,10 +84,15 @@ impl History {
 
     /// The primary answered `+CONTINUE <replid>`: same bytes, new name from here on.
     pub fn rename(&mut self, replid: ReplId) {
+        self.rename_within(replid, self.end);
+    }
+
+    /// The same, of a primary that says up to where the name before is right: replicas may have more than has arrived here, and all of it is the history's.
+    pub fn rename_within(&mut self, replid: ReplId, common: Offset) {
         if replid == self.replid() {
             return;
         }
-        self.ids[0].until = Some(self.end);
+        self.ids[0].until = Some(self.end.max(common));
         self.ids.retain(|known| known.replid != replid);
         self.ids.insert(0, KnownId { replid, until: None });
         self.ids.truncate(IDS_MAX);
@@ -186,6 +191,16 @@ mod tests {
         assert_eq!(history.standing(at('b', 160)), Standing::Covered);
         history.rename(id('c'));
         assert_eq!(history.standing(at('a', 120)), Standing::Covered, "an id of two changes ago still serves");
+    }
+
+    #[test]
+    fn an_earlier_id_is_right_for_whoever_has_more_than_arrived_here_up_to_what_the_primary_says() {
+        let mut history = History::starting_at(at('a', 100), None);
+        history.rename_within(id('b'), at('a', 130).offset);
+        assert_eq!(history.standing(at('a', 120)), Standing::Ahead { end: at('a', 100).offset });
+        history.end = at('a', 125).offset;
+        assert_eq!(history.standing(at('a', 120)), Standing::Covered);
+        assert_eq!(history.standing(at('a', 131)), Standing::PastLimit { limit: at('a', 130).offset });
     }
 
     #[test]

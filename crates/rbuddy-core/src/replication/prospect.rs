@@ -92,7 +92,7 @@ pub fn prospect(history: Option<&History>, info: &ServerInfo) -> Prospect {
         }
     } else if info.replid2 == Some(ours) {
         // `second_repl_offset` is one past the last byte that both have, and is itself accepted (protocol fact 4.4).
-        let Some(common) = info.second_offset.and_then(NextByte::new).and_then(NextByte::have) else { return Prospect::Unknown };
+        let Some(common) = common(info, ours) else { return Prospect::Unknown };
         if common.next_byte() < history.oldest {
             return Prospect::FullResync(Gap::SplitBeforeBacklog { common, oldest: history.oldest });
         }
@@ -121,6 +121,13 @@ pub fn beginning(history: &History, places: &[Offset], info: &ServerInfo) -> Opt
         matches!(prospect(Some(&moved), info), Prospect::Continue(_))
     };
     places.iter().copied().filter(|place| *place > history.end).find(begun_at)
+}
+
+/// The last byte that the primary's history has in common with the one that `before`, its second id, names.
+pub fn common(info: &ServerInfo, before: ReplId) -> Option<Offset> {
+    // `second_repl_offset` is one past it.
+    let limit = info.second_offset.filter(|_| info.replid2 == Some(before));
+    limit.and_then(NextByte::new).and_then(NextByte::have)
 }
 
 enum Backlog {

@@ -401,9 +401,9 @@ impl Inner {
     }
 
     /// The primary goes on with this history behind `from`, under this id: it is the live one (again), and the next PSYNC names its end.
-    pub(super) fn continue_history(&mut self, key: StretchKey, from: Offset, replid: ReplId) {
+    pub(super) fn continue_history(&mut self, key: StretchKey, from: Offset, replid: ReplId, common: Offset) {
         for stretch in &mut self.stretches {
-            if stretch.key == key { stretch.go_on(from, replid) } else { stretch.stand_still() }
+            if stretch.key == key { stretch.go_on(from, replid, common) } else { stretch.stand_still() }
         }
         self.or_at.clear();
         self.stretches.sort_by_key(|stretch| (stretch.history.live, stretch.key));

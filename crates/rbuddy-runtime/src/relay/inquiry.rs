@@ -13,8 +13,8 @@ use rbuddy_core::control::relay::{FullResyncNeed, RelayOrders, UpstreamState};
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::replication::answer::PsyncAnswer;
 use rbuddy_core::replication::history::History;
-use rbuddy_core::replication::prospect::{Gap, Prospect, beginning, prospect};
-use rbuddy_core::types::{NodeAddress, Position, ReplId};
+use rbuddy_core::replication::prospect::{Gap, Prospect, beginning, common, prospect};
+use rbuddy_core::types::{NodeAddress, Offset, Position, ReplId};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -29,12 +29,21 @@ pub(super) struct Inquiry {
     pub(super) asked: Option<(StretchKey, Position)>,
     /// Why it had to come to a full resync, where that was seen before.
     pub(super) gap: Option<Gap>,
+    /// Up to where the primary's history is that of the id that was asked for, where that is its second one.
+    pub(super) common: Option<Offset>,
+}
+
+/// What is to be asked, and what was seen before; see [`Inquiry`].
+struct Settled {
+    asked: Option<(StretchKey, Position)>,
+    gap: Option<Gap>,
+    common: Option<Offset>,
 }
 
 /// What to ask for.
 enum Question {
-    /// A partial resync.
-    Behind(StretchKey, Position),
+    /// A partial resync; and up to where both histories are one.
+    Behind(StretchKey, Position, Option<Offset>),
     /// As things are, this can only come to a full resync.
     Everything(Option<(StretchKey, Position)>, FullResyncNeed),
     /// What comes of it cannot be told.
@@ -47,10 +56,10 @@ pub(super) async fn inquire(hub: &Hub, orders: &watch::Receiver<RelayOrders>, re
     let mut link = Link::dial(&primary.address, hub.config.settings.upstream_timeout).await?;
     hub.upstream(UpstreamState::Handshake);
     link.shake_hands(&hub.config, &primary, Purpose::Follow, hub.version_to_announce()).await?;
-    let (asked, gap) = settle(hub, &mut link, orders.clone(), resync_loop).await?;
+    let Settled { asked, gap, common } = settle(hub, &mut link, orders.clone(), resync_loop).await?;
     hub.update(|inner| inner.upstream.full_resync_needed = None);
     let answer = link.psync(asked.map(|(_, at)| at)).await?;
-    Ok(Inquiry { link, answer, asked, gap })
+    Ok(Inquiry { link, answer, asked, gap, common })
 }
 
 /// Until it is clear what to ask for, and permitted. The primary is looked at again while the word is awaited: it may be another one by then.
@@ -59,16 +68,16 @@ async fn settle(
     link: &mut Link,
     mut orders: watch::Receiver<RelayOrders>,
     resync_loop: &ResyncLoop,
-) -> Result<(Option<(StretchKey, Position)>, Option<Gap>), LinkError> {
+) -> Result<Settled, LinkError> {
     let mut looks = 0;
     loop {
         let need = match question(hub, link.info().await?)? {
-            Question::Behind(key, at) => return Ok((Some((key, at)), None)),
-            Question::Blind(asked) => return Ok((asked, None)),
+            Question::Behind(key, at, common) => return Ok(Settled { asked: Some((key, at)), gap: None, common }),
+            Question::Blind(asked) => return Ok(Settled { asked, gap: None, common: None }),
             Question::Everything(asked, need) if orders.borrow_and_update().full_resync == Some(need.replid) => {
                 resync_loop.check(need.replid, Instant::now())?;
                 info!(group = %hub.config.group, primary = need.replid.short(), reason = %need.gap, "asking for a full resync");
-                return Ok((asked, Some(need.gap)));
+                return Ok(Settled { asked, gap: Some(need.gap), common: None });
             }
             Question::Everything(_, need) => need,
         };
@@ -112,7 +121,7 @@ fn question(hub: &Hub, info: Option<ServerInfo>) -> Result<Question, LinkError> 
     }
     let end = known.as_ref().map(|(key, history)| (*key, history.end_position()));
     match (found, end) {
-        (Prospect::Continue(at), Some((key, _))) => Ok(Question::Behind(key, at)),
+        (Prospect::Continue(at), Some((key, _))) => Ok(Question::Behind(key, at, common(&info, at.replid))),
         (Prospect::NotNow(obstacle), _) => Err(LinkError::NotNow(obstacle)),
         // With what we have rather than `? -1`: should the primary be able to go on after all, it does.
         (Prospect::FullResync(gap), _) => match info.replid {

@@ -84,10 +84,10 @@ impl Stretch {
         self.course.send_replace(course_of(&self.history));
     }
 
-    /// The primary goes on with it behind `from`, under this id.
-    pub(super) fn go_on(&mut self, from: Offset, replid: ReplId) {
+    /// The primary goes on with it behind `from`, under this id; the one before is right up to `common`.
+    pub(super) fn go_on(&mut self, from: Offset, replid: ReplId, common: Offset) {
         self.cut_back(from);
-        self.history.rename(replid);
+        self.history.rename_within(replid, common);
         self.history.live = true;
         self.tell_course();
     }

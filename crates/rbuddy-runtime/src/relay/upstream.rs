@@ -22,7 +22,7 @@ use super::stretch::StretchKey;
 use rbuddy_core::control::relay::{FullResync, RelayOrders, Start, UpstreamState};
 use rbuddy_core::replication::answer::PsyncAnswer;
 use rbuddy_core::replication::history::History;
-use rbuddy_core::types::{DatasetId, NodeAddress, Position, ReplId};
+use rbuddy_core::types::{DatasetId, NodeAddress, Offset, Position, ReplId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -128,9 +128,9 @@ impl Upstream {
             Ok(inquiry) => inquiry,
             Err(cause) => return Ended { cause, in_snapshot: false },
         };
-        let Inquiry { mut link, answer, asked, gap } = inquiry;
+        let Inquiry { mut link, answer, asked, gap, common } = inquiry;
         let key = match answer {
-            PsyncAnswer::Continue(replid) => match self.go_on(asked, replid).await {
+            PsyncAnswer::Continue(replid) => match self.go_on(asked, replid, common).await {
                 Some(key) => key,
                 None => return Ended { cause: unexpected("+CONTINUE though nothing was asked for"), in_snapshot: false },
             },
@@ -161,12 +161,14 @@ impl Upstream {
     }
 
     /// `+CONTINUE`. What the primary never had is cut off; a changed id is on disk before any replica can learn it.
-    async fn go_on(&mut self, asked: Option<(StretchKey, Position)>, replid: Option<ReplId>) -> Option<StretchKey> {
+    /// Replicas may be further than the relay, if it began at the lowest of them: what they have counts up to `common`.
+    async fn go_on(&mut self, asked: Option<(StretchKey, Position)>, replid: Option<ReplId>, common: Option<Offset>) -> Option<StretchKey> {
         let ((key, at), hub) = (asked?, &self.hub);
         let mut history = hub.lock().stretch(key)?.history.clone();
         let had = history.end;
         history.cut_back(at.offset);
-        history.rename(replid.unwrap_or(at.replid));
+        let common = common.unwrap_or(history.end);
+        history.rename_within(replid.unwrap_or(at.replid), common);
         let now_named = history.replid();
         if now_named != at.replid {
             info!(group = %hub.config.group, from = at.replid.short(), to = now_named.short(), offset = %at.offset, "the primary's history has a new id");
@@ -178,7 +180,7 @@ impl Upstream {
             info!(group = %hub.config.group, %had, end = %history.end, "cut back to what the primary has");
         }
         hub.update(|inner| {
-            inner.continue_history(key, history.end, now_named);
+            inner.continue_history(key, history.end, now_named, common);
             inner.upstream.partial_resyncs += 1;
         });
         info!(group = %hub.config.group, asked = %at.offset.next_byte(), replid = now_named.short(), "partial resync from the primary");
