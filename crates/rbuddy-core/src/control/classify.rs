@@ -149,7 +149,9 @@ impl Controller {
         if info.is_empty() && self.reference.is_some_and(|reference| reference.keyspace.keys > 0) {
             return Comeback::Lost("it is empty");
         }
-        let Some(session) = self.world.session(replica) else {
+        // A master is not at the other end of the session that is seen: that was the process before. Detached or not, it takes writes until it is fenced.
+        let is_behind_relay = info.role == Some(ServerRole::Slave) && info.master.as_ref() == Some(&self.policy.relay);
+        let Some(session) = self.world.session(replica).filter(|_| is_behind_relay) else {
             // Its configuration file may lead it elsewhere, or nowhere: `reconcile` brings it back behind the relay.
             return Comeback::Undecided;
         };

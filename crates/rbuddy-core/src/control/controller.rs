@@ -198,6 +198,9 @@ impl Controller {
     /// Something happened. Outputs of the event before must have been drained.
     pub fn handle(&mut self, now: Time, event: Event) {
         debug_assert!(self.outputs.is_empty(), "outputs must be drained before the next event");
+        if now.since(self.next_deadline) >= STALL {
+            self.world.lose_sight(now);
+        }
         match event {
             Event::Relay(view) => self.world.take_relay(now, *view),
             Event::Probe { node: Node::Primary(address), asked_at, result } => {
@@ -395,6 +398,8 @@ impl Controller {
     }
 }
 
+/// So late for its deadline, it did not run: what it has seen is too old to act on. Longer than a probe may take.
+const STALL: Duration = Duration::from_secs(2);
 /// How often the situation is looked at when nothing happens.
 const TICK: Duration = Duration::from_millis(250);
 /// Back-off after a command that a server refused: first and longest wait.

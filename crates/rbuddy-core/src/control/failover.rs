@@ -6,9 +6,11 @@
 use super::action::{ServerCommand, StoryLevel};
 use super::assignment::{Notification, NotificationEvent};
 use super::controller::Controller;
+use super::publish::is_part_of;
 use super::settings::Consistency;
 use super::state::{Reference, Role};
 use crate::info::{Keyspace, Role as ServerRole};
+use crate::replication::psync::Permit;
 use crate::types::{DatasetId, NodeAddress, Position, Time};
 
 impl Controller {
@@ -79,7 +81,9 @@ impl Controller {
             self.command(now, standby, ServerCommand::ServeStale(true));
             return false;
         }
-        self.is_planned_switch_ready(now) && self.has_reached_floor(now, standby)
+        // P2: the relay has been told that it is not to be seeded again, whatever happens to its connection.
+        let is_kept = self.orders.permits.get(standby) == Some(&Permit::Keep);
+        self.is_planned_switch_ready(now) && self.has_reached_floor(now, standby) && is_kept
     }
 
     /// P10: within a history readers move only to a replica that has all that the others were sent.
@@ -89,8 +93,7 @@ impl Controller {
         // An additional active takes no readers away from anyone, so only those that readers leave count.
         let leavers = self.leavers(now, Some(standby));
         let floors = leavers.iter().filter_map(|leaver| self.served.get(leaver));
-        let of_live = |served: &&Position| live.ids().iter().any(|id| id.replid == served.replid);
-        floors.filter(of_live).all(|served| position.offset >= served.offset)
+        floors.filter(|served| is_part_of(live, **served)).all(|served| position.offset >= served.offset)
     }
 
     /// Actives that readers leave when `new` is promoted: those that cannot go on, and those of a planned switch.

@@ -6,7 +6,7 @@ use super::relay::{RelayOrders, SessionState, SnapshotState, UpstreamState};
 use super::settings::SnapshotFrom;
 use super::state::{Reference, Role};
 use crate::info::{Keyspace, ServerInfo};
-use crate::replication::history::History;
+use crate::replication::history::{History, Standing};
 use crate::replication::psync::Permit;
 use crate::types::{DatasetId, NodeAddress, Offset, Position, ReplId, Time};
 use std::collections::BTreeSet;
@@ -71,12 +71,12 @@ impl Controller {
             Role::Standby => match self.seeds.get(replica) {
                 // While a guard rejects the dataset the standby is held, so that it does not answer reads with it.
                 _ if self.refusal.is_some() => Permit::Hold,
+                // Once it follows it may be promoted at any moment, and must not be seeded again meanwhile (P2).
+                Some(_) | None if self.world.is_streaming_live(replica) => Permit::Keep,
                 // A pause begins nothing; what has begun to load cannot be called back.
                 Some(seed) if now >= seed.not_before && (!self.state.paused || seed.has_begun) => Permit::Seed(seed.dataset),
                 // One that follows the live history already goes on; it was seeded before a restart of rbuddy, or is an additional standby.
                 Some(_) | None if self.is_short(now) && self.world.fits_live(replica) => Permit::Keep,
-                // It was returned by an operator, and whether it is needed is about to be known.
-                Some(_) | None if self.world.is_streaming_live(replica) => Permit::Keep,
                 Some(_) | None => Permit::Hold,
             },
             Role::Unknown | Role::Emptying { .. } | Role::Refused { .. } => Permit::Hold,
@@ -107,17 +107,20 @@ impl Controller {
         let info = self.world.info(replica)?;
         let own = info.replid?;
         let mut replids = vec![own];
+        let live = self.world.relay.live().filter(|_| self.world.fits_live(replica));
         // Its id may change while it follows (`+CONTINUE <newid>`): any id of the same stream is right.
-        if let Some(live) = self.world.relay.live().filter(|_| self.world.fits_live(replica)) {
+        if let Some(live) = live {
             replids = live.ids().iter().map(|known| known.replid).collect();
             if !replids.contains(&own) {
                 replids.push(own);
             }
         }
-        // P10: the readers of one that dropped out come here, and may have seen all that it was sent.
-        let left = self.having(|role| matches!(role, Role::Active | Role::Draining)).into_iter().filter(|other| !beside.contains(other));
-        let floors = left.filter_map(|other| self.served.get(&other)).chain(self.floors.get(replica));
-        let floor = floors.filter(|floor| replids.contains(&floor.replid)).map(|floor| floor.offset).max();
+        // P10: the readers of one that dropped out come here, and may have seen all that it was sent, whatever has become of it since.
+        let left = self.served.iter().filter(|(other, _)| !beside.contains(other));
+        let floors = left.map(|(_, served)| served).chain(self.floors.get(replica));
+        // What a primary lost with its failover is on no history any more, and nobody can wait for it.
+        let is_of_it = |floor: &&Position| live.map_or(floor.replid == own, |live| is_part_of(live, **floor));
+        let floor = floors.filter(is_of_it).map(|floor| floor.offset).max();
         Some(ActiveReplica {
             address: replica.clone(),
             run_id: self.state.replicas.get(replica)?.run_id?,
@@ -177,6 +180,11 @@ impl Controller {
             }
         }
     }
+}
+
+/// Whether this history has, or had, the bytes up to there.
+pub(super) fn is_part_of(history: &History, position: Position) -> bool {
+    !matches!(history.standing(position), Standing::UnknownId | Standing::PastLimit { .. })
 }
 
 /// How old the state file's copy of what moves all the time may be.

@@ -119,9 +119,9 @@ impl Controller {
             && info.master.as_ref() == Some(&self.policy.relay)
             && probe.serve_stale != Some(true);
         if is_at_rest {
+            // How far it served stays known: its readers are elsewhere now, and must not find less there (P10).
             let record = self.record(replica);
-            (record.adopted, record.served, record.run_id) = (false, None, Some(run_id));
-            self.served.remove(replica);
+            (record.adopted, record.run_id) = (false, Some(run_id));
             return self.set_role(replica, Role::Standby, "emptied, waits as standby");
         }
         // P3 once more, at the last moment; P2: not before somebody else serves, unless an operator released it.

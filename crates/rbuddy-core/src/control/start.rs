@@ -4,7 +4,7 @@ use super::action::StoryLevel;
 use super::controller::Controller;
 use super::relay::Start;
 use super::state::Role;
-use crate::info::Role as ServerRole;
+use crate::info::{Role as ServerRole, ServerInfo};
 use crate::replication::history::KnownId;
 use crate::types::{NodeAddress, Position, ReplId, Time};
 use std::time::Duration;
@@ -63,15 +63,11 @@ impl Controller {
     /// Where the actives on the newest history that any of them stands on are, the one furthest behind first.
     /// If none can be asked: where they were when last seen, which the primary may still cover.
     fn active_positions(&self) -> Vec<(NodeAddress, Position)> {
-        let mut positions: Vec<(NodeAddress, Position)> = self
-            .having(|role| matches!(role, Role::Active))
-            .into_iter()
-            .filter_map(|replica| {
-                let info = self.world.info(&replica).filter(|info| info.role == Some(ServerRole::Slave) && !info.is_loading)?;
-                let position = info.position()?;
-                Some((replica, position))
-            })
-            .collect();
+        let mut positions = self.positions_of(self.having(|role| matches!(role, Role::Active)));
+        if positions.is_empty() {
+            // What readers are leaving may be the last that can go on.
+            positions = self.positions_of(self.having(|role| matches!(role, Role::Draining)));
+        }
         if positions.is_empty() {
             let is_out_of_sight = |replica: &NodeAddress| self.world.info(replica).is_none_or(|info| info.is_loading);
             let actives = self.having(|role| matches!(role, Role::Active)).into_iter().filter(is_out_of_sight);
@@ -81,6 +77,17 @@ impl Controller {
         positions.retain(|(_, position)| Some(position.replid) == newest);
         positions.sort_by_key(|(_, position)| position.offset);
         positions
+    }
+
+    /// Where those of these replicas are that answer with a dataset of their own.
+    fn positions_of(&self, replicas: Vec<NodeAddress>) -> Vec<(NodeAddress, Position)> {
+        let position = |replica: NodeAddress| {
+            // One that came back with nothing (a pause leaves it an active) has a history of its own, which leads nowhere.
+            let is_stray = |info: &ServerInfo| info.is_empty() && !info.replid.is_some_and(|id| self.state.knows(id));
+            let follows = |info: &&ServerInfo| info.role == Some(ServerRole::Slave) && !info.is_loading && !is_stray(info);
+            Some((replica.clone(), self.world.info(&replica).filter(follows)?.position()?))
+        };
+        replicas.into_iter().filter_map(position).collect()
     }
 
     /// The primary's own id is the newest, then the recorded ones, newest first.

@@ -20,6 +20,8 @@ pub(super) struct Sight {
     pub(super) asked_at: Option<Time>,
     /// What was asked before says nothing any more.
     expired_at: Time,
+    /// What was asked before is not even heard: see [`World::lose_sight`].
+    unseen_before: Time,
     /// Since when it has not answered.
     pub(super) failing_since: Option<Time>,
     /// Why not.
@@ -44,10 +46,13 @@ pub(super) struct World {
 impl Sight {
     /// Takes in an answer or its absence.
     pub(super) fn take(&mut self, now: Time, asked_at: Time, result: ProbeResult) {
+        if asked_at < self.unseen_before {
+            return;
+        }
         match result {
             ProbeResult::Answered(probe) => {
                 let asked_at = Some(asked_at).filter(|at| *at >= self.expired_at);
-                *self = Sight { probe: Some(*probe), asked_at, failing_since: None, error: None, expired_at: self.expired_at };
+                (self.probe, self.asked_at, self.failing_since, self.error) = (Some(*probe), asked_at, None, None);
             }
             ProbeResult::Failed(error) => {
                 self.failing_since.get_or_insert(now);
@@ -91,6 +96,15 @@ impl World {
     /// Nothing is seen yet of these replicas.
     pub(super) fn of(replicas: &[NodeAddress]) -> World {
         World { replicas: replicas.iter().map(|replica| (replica.clone(), Sight::default())).collect(), ..World::default() }
+    }
+
+    /// Nobody looked for long, as the state file could not be written: what was seen before, and what has waited since, is too old to act on.
+    pub(super) fn lose_sight(&mut self, now: Time) {
+        for sight in self.replicas.values_mut().chain([&mut self.primary]) {
+            (sight.asked_at, sight.unseen_before) = (None, now);
+            sight.failing_since.get_or_insert(now);
+            sight.error.get_or_insert_with(|| "not looked at for long".to_owned());
+        }
     }
 
     /// Takes in a new view of the relay.
