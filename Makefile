@@ -1,5 +1,5 @@
 # What people and CI call. Everything is said by the scripts; nothing is installed behind anybody's back.
-.PHONY: help setup test-servers demo test bench-relay chaos chaos-relay fuzz fuzz-corpus check fmt
+.PHONY: help setup test-servers demo test sim bench-relay chaos chaos-relay fuzz fuzz-corpus check fmt
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -15,6 +15,11 @@ demo: setup ## watch reads survive a primary that breaks in three ways
 
 test: test-servers ## run all tests against real servers
 	@scripts/run-tests $(ARGS)
+
+# A seed that fails is told by `make sim SEED=n`.
+sim: ## simulate SEEDS=100000 seeded runs of the controller from FROM=1 on, or tell the story of SEED=n
+	@cargo build --quiet --release -p rbuddy-sim
+	@target/release/rbuddy-sim $(if $(SEED),replay $(SEED),run --seeds $(or $(SEEDS),100000) --from $(or $(FROM),1))
 
 # Only the report goes to stdout.
 bench-relay: ## measure the relay beside direct replication, HAProxy and socat (ARGS=--quick shows that it works)
