@@ -6,7 +6,7 @@
 use super::action::{ServerCommand, StoryLevel};
 use super::assignment::{Notification, NotificationEvent};
 use super::controller::Controller;
-use super::publish::is_part_of;
+use super::publish::part_of;
 use super::settings::Consistency;
 use super::state::{Reference, Role};
 use crate::info::{Keyspace, Role as ServerRole};
@@ -93,7 +93,7 @@ impl Controller {
         // An additional active takes no readers away from anyone, so only those that readers leave count.
         let leavers = self.leavers(now, Some(standby));
         let floors = leavers.iter().filter_map(|leaver| self.served.get(leaver));
-        floors.filter(|served| is_part_of(live, **served)).all(|served| position.offset >= served.offset)
+        floors.filter_map(|served| part_of(live, *served)).all(|served| position.offset >= served)
     }
 
     /// Actives that readers leave when `new` is promoted: those that cannot go on, and those of a planned switch.

@@ -118,9 +118,11 @@ impl Controller {
         // P10: the readers of one that dropped out come here, and may have seen all that it was sent, whatever has become of it since.
         let left = self.served.iter().filter(|(other, _)| !beside.contains(other));
         let floors = left.map(|(_, served)| served).chain(self.floors.get(replica));
-        // What a primary lost with its failover is on no history any more, and nobody can wait for it.
-        let is_of_it = |floor: &&Position| live.map_or(floor.replid == own, |live| is_part_of(live, **floor));
-        let floor = floors.filter(is_of_it).map(|floor| floor.offset).max();
+        let on_it = |floor: &Position| match live {
+            Some(live) => part_of(live, *floor),
+            None => (floor.replid == own).then_some(floor.offset),
+        };
+        let floor = floors.filter_map(on_it).max();
         Some(ActiveReplica {
             address: replica.clone(),
             run_id: self.state.replicas.get(replica)?.run_id?,
@@ -182,9 +184,13 @@ impl Controller {
     }
 }
 
-/// Whether this history has, or had, the bytes up to there.
-pub(super) fn is_part_of(history: &History, position: Position) -> bool {
-    !matches!(history.standing(position), Standing::UnknownId | Standing::PastLimit { .. })
+/// How much of what somebody has up to there is this history's. What a primary lost with its failover is on none any more, and nobody can wait for it.
+pub(super) fn part_of(history: &History, position: Position) -> Option<Offset> {
+    match history.standing(position) {
+        Standing::UnknownId => None,
+        Standing::PastLimit { limit } => Some(limit),
+        Standing::Covered | Standing::TooOld { .. } | Standing::Ahead { .. } => Some(position.offset),
+    }
 }
 
 /// How old the state file's copy of what moves all the time may be.
