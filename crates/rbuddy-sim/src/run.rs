@@ -9,7 +9,7 @@ use crate::server::{Link, Process, Server};
 use crate::truth::Point;
 use crate::world::{Happening, OTHER_PRIMARY, PRIMARY, RELAY, World, address};
 use rbuddy_core::control::primary::PrimaryAt;
-use rbuddy_core::control::settings::{FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
+use rbuddy_core::control::settings::{Consistency, FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::control::status::Phase;
 use rbuddy_core::types::NodeAddress;
 use std::time::Duration;
@@ -117,6 +117,7 @@ fn policy(dice: &mut Dice) -> GroupPolicy {
         actives: if replicas > 3 { 2 + usize::try_from(dice.below(2)).expect("one or two") } else { 1 },
         relay: address(RELAY),
         standby,
+        consistency: Consistency::Rolling,
         freeze: if standby == StandbyMode::Empty && dice.one_in(4) { FreezeMode::Detach } else { FreezeMode::Hold },
         drain: Duration::from_secs(2),
         max_lag: MaxLag::default(),
