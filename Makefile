@@ -1,5 +1,5 @@
 # What people and CI call. Everything is said by the scripts; nothing is installed behind anybody's back.
-.PHONY: help setup test-servers demo test sim bench-relay chaos chaos-relay fuzz fuzz-corpus check fmt
+.PHONY: help setup test-servers demo test sim bench-relay chaos chaos-relay explore fuzz fuzz-corpus check fmt
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -33,6 +33,10 @@ chaos: test-servers ## break everything around a whole rbuddy with readers runni
 
 chaos-relay: test-servers ## break everything around the relay alone, in ROUNDS=200 seeded rounds from SEED=1000 on
 	@scripts/chaos-relay
+
+# Not through nextest: that ends a test which takes more than minutes. Optimised, since there are millions of states.
+explore: ## try every pair of faults at every step of the controller's small configurations (about 20 minutes)
+	EXPLORE=all cargo test --quiet --release -p rbuddy-core --test explore -- --nocapture --test-threads=1
 
 fuzz: ## look for inputs that break what reads bytes of others (SECONDS=600 for each target, TARGETS="rdb info")
 	@scripts/fuzz --seconds $(or $(SECONDS),600) $(TARGETS)

@@ -1,6 +1,6 @@
 //! Several actives come to a new dataset: filled side by side from one snapshot, one after another or all at once.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, missing_docs, reason = "a test")]
 
 mod scene;
 

@@ -93,7 +93,9 @@ impl Controller {
         // An additional active takes no readers away from anyone, so only those that readers leave count.
         let leavers = self.leavers(now, Some(standby));
         let floors = leavers.iter().filter_map(|leaver| self.served.get(leaver));
-        floors.filter_map(|served| part_of(live, *served)).all(|served| position.offset >= served)
+        // A primary that began again has the same id, and may not get to where it was for days.
+        let floors = floors.filter(|served| !self.is_of_ended(**served)).filter_map(|served| part_of(live, *served));
+        floors.into_iter().all(|served| position.offset >= served)
     }
 
     /// Actives that readers leave when `new` is promoted: those that cannot go on, and those of a planned switch.

@@ -122,7 +122,7 @@ impl Controller {
             Some(live) => part_of(live, *floor),
             None => (floor.replid == own).then_some(floor.offset),
         };
-        let floor = floors.filter_map(on_it).max();
+        let floor = floors.filter(|floor| !self.is_of_other_stretch(replica, **floor)).filter_map(on_it).max();
         Some(ActiveReplica {
             address: replica.clone(),
             run_id: self.state.replicas.get(replica)?.run_id?,
@@ -130,6 +130,21 @@ impl Controller {
             offset_at_least: floor.unwrap_or(Offset::ZERO),
             replids,
         })
+    }
+
+    /// One id names two stretches where the primary's backlog did not reach back, or where it began again below what had arrived. What was read on
+    /// the one says nothing of the other, and a replica that had to wait for it would leave its readers with nobody: stranded on the first it never
+    /// gets there, and on the second perhaps in days. Connections remember by themselves what they have read.
+    fn is_of_other_stretch(&self, replica: &NodeAddress, floor: Position) -> bool {
+        if self.world.fits_live(replica) {
+            return self.is_of_ended(floor);
+        }
+        self.world.relay.live().is_some_and(|live| super::world::stands_on(live, floor)) && !self.is_of_ended(floor)
+    }
+
+    /// It is on a history that the primary does not add to any more.
+    pub(super) fn is_of_ended(&self, position: Position) -> bool {
+        self.world.relay.histories.iter().any(|history| !history.live && history.standing(position) == Standing::Covered)
     }
 
     /// How far each active was fed: what its readers may have seen (P10).

@@ -130,11 +130,14 @@ impl Controller {
             several => format!("{} replicas serve", several.len()),
         };
         let old = if serving.iter().any(|replica| !self.world.fits_live(replica)) { " the old dataset" } else { "" };
-        if self.having(|role| matches!(role, Role::Standby)).is_empty() {
-            let draining = self.having(|role| matches!(role, Role::Draining | Role::Emptying { .. }));
-            if let Some(next) = draining.first() {
-                return (Phase::Draining, format!("{serves}{old}; {next} will be seeded when readers have left it"));
-            }
+        let has_standby = !self.having(|role| matches!(role, Role::Standby)).is_empty();
+        // One of them is given up for the new dataset as soon as that is there: nothing is missing.
+        let takes_turns = self.policy.standby == StandbyMode::Warm && serving.len() > 1 && !has_standby;
+        let draining = self.having(|role| matches!(role, Role::Draining | Role::Emptying { .. }));
+        if let Some(next) = draining.first().filter(|_| !has_standby) {
+            return (Phase::Draining, format!("{serves}{old}; {next} will be seeded when readers have left it"));
+        }
+        if !has_standby && !takes_turns {
             let phase = if serving.is_empty() { Phase::NoActive } else { Phase::NoStandby };
             let advice = if serving.len() > 1 { "add a standby, or `rbuddy adopt` one of the actives" } else { "add a standby" };
             return (phase, format!("{serves}{old}, and nothing can take over: {advice}"));
@@ -148,6 +151,7 @@ impl Controller {
                 SnapshotState::Failed(why) => {
                     (Phase::ReceivingSnapshot, format!("the snapshot could not be stored: {why}; it is tried again"))
                 }
+                SnapshotState::Ready if takes_turns => (Phase::ReceivingSnapshot, "one after another takes the snapshot".into()),
                 SnapshotState::Ready => self.explain_candidate(),
             },
             (None, true) => match self.having(|role| matches!(role, Role::Standby)).iter().find(|r| self.world.is_streaming_live(r)) {

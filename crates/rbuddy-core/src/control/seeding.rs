@@ -9,7 +9,8 @@ use super::state::Role;
 use super::status::Refusal;
 use super::world::Sight;
 use crate::info::Keyspace;
-use crate::types::{DatasetId, NodeAddress, Time};
+use crate::types::{DatasetId, NodeAddress, Position, Time};
+use std::cmp::Reverse;
 use std::time::Duration;
 
 impl Controller {
@@ -18,7 +19,7 @@ impl Controller {
     pub(super) fn release_one(&mut self, now: Time) {
         let leaving = self.having(|role| matches!(role, Role::Standby | Role::Draining | Role::Emptying { .. }));
         let serving = self.serving(now);
-        let stranded = serving.iter().find(|replica| !self.world.fits_live(replica)).cloned();
+        let stranded = self.furthest_behind(serving.iter().filter(|replica| !self.world.fits_live(replica)));
         let (StandbyMode::Warm, true, Some(replica), true) = (self.policy.standby, leaving.is_empty(), stranded, serving.len() > 1) else {
             return;
         };
@@ -37,6 +38,13 @@ impl Controller {
             // The others would have to wait for what it loads anyway.
             None => {}
         }
+    }
+
+    /// Of the oldest history, and there the one with the least: its readers find all that they have read at the others (P10).
+    fn furthest_behind<'a>(&self, replicas: impl Iterator<Item = &'a NodeAddress>) -> Option<NodeAddress> {
+        let age = |position: &Position| self.state.ids.iter().position(|known| known.replid == position.replid);
+        let place = |replica: &&NodeAddress| self.world.position(replica).map(|position| (Reverse(age(&position)), position.offset));
+        replicas.min_by_key(place).cloned()
     }
 
     /// A refusal is of one dataset; the primary's next one is judged anew.

@@ -1,7 +1,14 @@
 //! A small world for the controller: servers and a relay that behave as the real ones do in the points that decisions rest on, in steps of
-//! 100 ms, without a socket. No faults of its own: tests break things by hand. (The simulator with seeded faults is a crate of its own.)
+//! 100 ms, without a socket. No faults of its own: tests break things by hand, or by the words of [`fault`] in a [`trial::Trial`], which holds every
+//! step against the promises.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+
+pub mod fault;
+pub mod fingerprint;
+pub mod promises;
+pub mod teller;
+pub mod trial;
 
 use rbuddy_core::control::Controller;
 use rbuddy_core::control::action::{Action, Outcome, Output, ServerCommand};
@@ -16,7 +23,7 @@ use rbuddy_core::control::settings::{Consistency, FreezeMode, GroupPolicy, Guard
 use rbuddy_core::control::state::DurableState;
 use rbuddy_core::control::status::{GroupStatus, Operation, OperationResult, Phase};
 use rbuddy_core::info::{Keyspace, Role, ServerInfo};
-use rbuddy_core::replication::history::History;
+use rbuddy_core::replication::history::{History, Standing};
 use rbuddy_core::replication::prospect::Gap;
 use rbuddy_core::replication::psync::{Asked, HoldReason, Permit, Verdict, decide};
 use rbuddy_core::types::{DatasetId, Flavour, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, ServerVersion, Time};
@@ -57,10 +64,12 @@ pub enum Fate {
     DoneUnknown,
     /// Never arrived, and nobody learns that either.
     LostUnknown,
-    /// The same for emptying; all else is told.
+    /// The one or the other of emptying; all else is told.
+    EmptyingDone,
     EmptyingLost,
 }
 
+#[derive(Clone)]
 pub struct Scene {
     pub now: Time,
     pub controller: Controller,
@@ -77,11 +86,17 @@ pub struct Scene {
     pub disk: Option<DurableState>,
     pub story: Vec<String>,
     pub commands: Vec<(NodeAddress, ServerCommand)>,
+    /// All that the controller wanted, where somebody keeps it.
+    pub record: Option<Vec<(Time, Action)>>,
     pub link_cut: bool,
     /// Probes arrive a step after they were answered.
     pub late_probes: bool,
     /// The primary replicates, but its INFO cannot be had.
     pub primary_is_silent: bool,
+    /// No snapshot can be stored.
+    pub disk_is_full: bool,
+    /// Changes what the controller wants before anybody hears of it: a wrong controller, to see that tests notice.
+    pub tamper: Option<fn(&mut Action)>,
     /// What becomes of commands: carried out and told, or one of the doubtful ends.
     pub fate: Fate,
     pub sync_full: u32,
@@ -144,9 +159,12 @@ impl Scene {
             disk: None,
             story: Vec::new(),
             commands: Vec::new(),
+            record: None,
             link_cut: false,
             late_probes: false,
             primary_is_silent: false,
+            disk_is_full: false,
+            tamper: None,
             fate: Fate::Told,
             sync_full: 0,
             discarded: Vec::new(),
@@ -267,6 +285,13 @@ impl Scene {
         self.assignment.iter().flat_map(|assignment| assignment.actives.iter().map(|active| active.address.port)).collect()
     }
 
+    /// Drops what is kept to be looked at by tests.
+    pub fn forget(&mut self) {
+        self.story.clear();
+        self.commands.clear();
+        self.discarded.clear();
+    }
+
     /// Steps until it is so. Fails with the story after `limit`.
     pub fn until(&mut self, limit: Duration, what: &str, so: impl Fn(&Scene) -> bool) {
         let end = self.now.after(limit);
@@ -327,8 +352,14 @@ impl Scene {
 
     fn drain_outputs(&mut self) {
         let mut outcomes = Vec::new();
-        while let Output::Action(action) = self.controller.poll_output() {
+        while let Output::Action(mut action) = self.controller.poll_output() {
             self.note(|| Entry::Action(action.clone()));
+            if let Some(tamper) = self.tamper {
+                tamper(&mut action);
+            }
+            if let Some(record) = &mut self.record {
+                record.push((self.now, action.clone()));
+            }
             match action {
                 Action::Persist(state) => self.disk = Some(*state),
                 Action::Assign(assignment) => self.assignment = Some(assignment),
@@ -344,15 +375,16 @@ impl Scene {
                 }
                 Action::Server { id, replica, command, .. } => {
                     self.story.push(format!("{} -> {replica} {command:?}", self.now));
-                    let outcome = match self.fate {
-                        Fate::LostUnknown => Outcome::Unknown("no answer".into()),
-                        Fate::EmptyingLost if matches!(command, ServerCommand::Empty { .. }) => Outcome::Unknown("no answer".into()),
-                        Fate::Told | Fate::EmptyingLost => self.carry_out(&replica, &command),
-                        Fate::DoneUnknown => {
-                            self.carry_out(&replica, &command);
-                            Outcome::Unknown("no answer".into())
-                        }
+                    let is_emptying = matches!(command, ServerCommand::Empty { .. });
+                    let (is_done, is_told) = match self.fate {
+                        Fate::Told => (true, true),
+                        Fate::DoneUnknown => (true, false),
+                        Fate::LostUnknown => (false, false),
+                        Fate::EmptyingDone => (true, !is_emptying),
+                        Fate::EmptyingLost => (!is_emptying, !is_emptying),
                     };
+                    let outcome = if is_done { self.carry_out(&replica, &command) } else { Outcome::Done };
+                    let outcome = if is_told { outcome } else { Outcome::Unknown("no answer".into()) };
                     self.commands.push((replica, command));
                     outcomes.push(Event::Outcome { id, outcome });
                 }
@@ -453,6 +485,9 @@ impl Scene {
             }
             return;
         }
+        if self.disk_is_full && self.has_no_room() {
+            return;
+        }
         if self.view.upstream.state == UpstreamState::ReceivingSnapshot {
             self.view.upstream.state = UpstreamState::Streaming;
             if let Some(snapshot) = &mut self.view.snapshot {
@@ -471,14 +506,27 @@ impl Scene {
         }
         if let Some(number) = self.orders.snapshot_request.filter(|number| Some(*number) > self.view.snapshot_request_done) {
             self.view.snapshot_request_done = Some(number);
-            self.sync_full += 1;
-            let dataset = DatasetId(Position::new(self.primary.replid, end));
-            self.datasets.insert(dataset, (self.primary.keys, self.primary.expires));
-            self.view.snapshot = Some(snapshot(dataset, SnapshotState::Ready));
+            self.view.snapshot_request_error = self.disk_is_full.then(|| "no room on the disk".into());
+            if !self.disk_is_full {
+                self.sync_full += 1;
+                let dataset = DatasetId(Position::new(self.primary.replid, end));
+                self.datasets.insert(dataset, (self.primary.keys, self.primary.expires));
+                self.view.snapshot = Some(snapshot(dataset, SnapshotState::Ready));
+            }
         }
         let discarded = self.orders.discard_snapshot;
         self.view.snapshot = self.view.snapshot.take().filter(|snapshot| Some(snapshot.dataset) != discarded);
         self.view.histories.retain(|history| history.live || !self.orders.discard_ended.contains(&history.end_position()));
+    }
+
+    /// A snapshot that arrives is given up, with the history that began with it, and not asked for again before there is room.
+    fn has_no_room(&mut self) -> bool {
+        if self.view.upstream.state == UpstreamState::ReceivingSnapshot {
+            self.view.histories.retain(|history| !history.live);
+            self.view.upstream.state = UpstreamState::Connecting;
+            self.view.snapshot.iter_mut().for_each(|snapshot| snapshot.state = SnapshotState::Failed("no room on the disk".into()));
+        }
+        self.view.snapshot.as_ref().is_some_and(|snapshot| matches!(snapshot.state, SnapshotState::Failed(_)))
     }
 
     fn dial(&mut self) {
@@ -537,8 +585,11 @@ impl Scene {
             let position = Position::new(server.replid, Offset::new(server.offset).expect("small"));
             let asked = Asked::From(position.replid, position.offset.next_byte());
             let Some(permit) = self.orders.permits.get(replica).copied() else { continue };
-            let verdict = decide(asked, permit, &self.view.histories, ready);
             let known = self.view.sessions.get(replica).cloned();
+            // One that was seeded in this session is known to be on the live history, whatever other history has its id.
+            let seeded = known.as_ref().and_then(|known| seeded_with(&self.view, known));
+            let permit = seeded.filter(|_| permit == Permit::Keep).map_or(permit, Permit::Seed);
+            let verdict = decide(asked, permit, &self.view.histories, ready);
             let state = match verdict {
                 Verdict::Hold(reason) => {
                     server.link_up = false;
@@ -556,7 +607,7 @@ impl Scene {
                     server.replid = announce;
                     server.link_up = true;
                     let offset = Offset::new(server.offset).expect("small");
-                    SessionState::Streaming { replid: announce, acked: offset, sent: offset, seeded: None }
+                    SessionState::Streaming { replid: announce, acked: offset, sent: offset, seeded }
                 }
                 Verdict::Full { dataset, .. } => {
                     (server.replid, server.offset) = (dataset.0.replid, dataset.0.offset.get());
@@ -588,6 +639,16 @@ impl Scene {
     }
 }
 
+/// The dataset of the live history that it was given since it connected.
+fn seeded_with(view: &RelayView, session: &SessionView) -> Option<DatasetId> {
+    let dataset = match session.state {
+        SessionState::Loading { dataset } => Some(dataset),
+        SessionState::Streaming { seeded, .. } => seeded,
+        SessionState::Held(_) | SessionState::Seeding { .. } => None,
+    };
+    dataset.filter(|dataset| view.live().is_some_and(|live| live.standing(dataset.0) == Standing::Covered))
+}
+
 fn snapshot(dataset: DatasetId, state: SnapshotState) -> SnapshotView {
     let rdb = RdbVersion { flavour: Flavour::Redis, number: 10 };
     SnapshotView { dataset, state, bytes: 1000, total_bytes: Some(1000), rdb: Some(rdb), keys_hint: None }
@@ -614,9 +675,10 @@ fn server(id: u64, keys: u64) -> Server {
 }
 
 pub fn run_id(number: u64) -> RunId {
-    format!("{number:040x}").parse().expect("an id")
+    format!("{number:08x}{number:032x}").parse().expect("an id")
 }
 
+/// Names a history. Like a process's, its id differs from others in the eight digits that are shown.
 pub fn replid(number: u64) -> ReplId {
-    format!("{:040x}", number + 0xa000_0000).parse().expect("an id")
+    run_id(number + 0xa000_0000).as_str().parse().expect("an id")
 }
