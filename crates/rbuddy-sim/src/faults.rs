@@ -210,6 +210,10 @@ impl World {
 
     fn press_a_button(&mut self) {
         let replica = self.any_replica();
+        if self.is_maintained && self.dice.one_in(2) {
+            let operation = if self.dice.one_in(2) { Operation::Drain { replica } } else { Operation::Return { replica } };
+            return self.operate(operation);
+        }
         match self.dice.below(6) {
             0 => self.operate(Operation::Pause),
             1 => self.operate(Operation::Resume),
@@ -275,8 +279,10 @@ impl World {
             self.name_primary();
         }
         for replica in replicas {
-            if matches!(state.role(&replica), Role::Refused { .. }) {
-                self.adopt(replica);
+            match state.role(&replica) {
+                Role::Refused { .. } => self.adopt(replica),
+                Role::Drained => self.operate(Operation::Return { replica }),
+                Role::Unknown | Role::Active | Role::Standby | Role::Draining | Role::Emptying { .. } => {}
             }
         }
     }

@@ -43,6 +43,9 @@ pub fn run(seed: u64, mutant: Option<Mutant>, with_trace: bool) -> Report {
     Report { broken: world.verdict, trace: world.trace.unwrap_or_default() }
 }
 
+/// From this seed on operators take servers out and back in, and groups may switch at once. (Seeds below tell the stories that they told before.)
+pub const MAINTAINED_FROM: u64 = 1_000_000;
+
 /// Without faults: rest, and rest that lasts.
 fn converge(world: &mut World) {
     let (end, mut help_at, mut rests_since) = (world.now.after(REST_MAX), world.now, None);
@@ -72,12 +75,17 @@ fn converge(world: &mut World) {
 
 fn begin(seed: u64, mutant: Option<Mutant>) -> World {
     let mut dice = Dice::new(seed);
-    let policy = policy(&mut dice);
+    let mut policy = policy(&mut dice);
+    let is_maintained = seed >= MAINTAINED_FROM;
+    if is_maintained && policy.standby == StandbyMode::Empty && policy.replicas.len() >= 2 * policy.actives && dice.one_in(2) {
+        policy.consistency = Consistency::Atomic;
+    }
     let full = match policy.standby {
         StandbyMode::Warm => policy.replicas.len(),
         StandbyMode::Empty => policy.actives,
     };
     let mut world = World::new(dice, policy, mutant);
+    world.is_maintained = is_maintained;
     world.faults_left = 3 + world.dice.below(12);
     world.ledger.relay_keeps = world.dice.pick(&[(300, 1200), (800, 3000), (100_000, 100_000)]);
     let line = world.truth.begin(100_000, false);

@@ -33,6 +33,8 @@ pub struct World {
     pub truth: Truth,
     /// The group.
     pub policy: GroupPolicy,
+    /// Its operator takes servers out and back in.
+    pub is_maintained: bool,
     /// All servers: primaries and replicas.
     pub servers: BTreeMap<NodeAddress, Server>,
     /// Who takes the writes.
@@ -148,6 +150,7 @@ impl World {
             mutant,
             truth: Truth::default(),
             policy,
+            is_maintained: false,
             servers: BTreeMap::new(),
             primary_at: address(PRIMARY),
             former: None,

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test")]
 
-use rbuddy_sim::run::run;
+use rbuddy_sim::run::{MAINTAINED_FROM, run};
 
 const SEEDS: u64 = 2000;
 
@@ -13,6 +13,12 @@ fn failures(seeds: impl Iterator<Item = u64>) -> Vec<String> {
 #[test]
 fn no_promise_is_broken_and_everything_comes_to_rest() {
     let failed = failures(1..=SEEDS);
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn operators_who_take_servers_out_break_no_promise_either() {
+    let failed = failures(MAINTAINED_FROM..MAINTAINED_FROM + SEEDS / 2);
     assert!(failed.is_empty(), "{failed:#?}");
 }
 

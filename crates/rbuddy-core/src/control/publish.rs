@@ -139,7 +139,8 @@ impl Controller {
         if self.world.fits_live(replica) {
             return self.is_of_ended(floor);
         }
-        self.world.relay.live().is_some_and(|live| super::world::stands_on(live, floor)) && !self.is_of_ended(floor)
+        let is_before = self.world.position(replica).is_some_and(|position| self.is_of_ended(position));
+        is_before && self.world.relay.live().is_some_and(|live| super::world::stands_on(live, floor)) && !self.is_of_ended(floor)
     }
 
     /// It is on a history that the primary does not add to any more.
