@@ -262,12 +262,14 @@ impl Controller {
             self.start(now);
             self.watch_planned(now);
             self.observe_shortage(now);
+            self.record_ids(now);
             self.take_back(now);
             self.seed_and_promote(now);
             self.drain(now);
             self.reconcile(now);
         } else {
             self.start(now);
+            self.record_ids(now);
         }
         self.observe_reference(now);
         self.describe(now);

@@ -80,7 +80,11 @@ impl Controller {
         } else if self.short_since.is_none() {
             self.short_since = Some(now);
         }
-        // The ids of a history that serves, or is about to, are the group's own from here on (P3).
+    }
+
+    /// The ids of a history that serves, or is about to, are the group's own from here on (P3). Also while an operator has paused it: after a restart
+    /// they say which of two replicas has the newer data.
+    pub(super) fn record_ids(&mut self, now: Time) {
         if let Some(live) = self.world.relay.live().filter(|live| live.ids().iter().any(|id| !self.state.knows(id.replid)))
             && (!self.fitting(now).is_empty() || !self.seeds.is_empty())
         {
