@@ -39,7 +39,8 @@ pub(super) async fn keep(hub: Arc<Hub>, mut orders: watch::Receiver<RelayOrders>
             () = cancel.cancelled() => return,
         };
         if changed.is_err() {
-            return;
+            // Whoever gives orders ends before the relay does.
+            return cancel.cancelled().await;
         }
     }
 }

@@ -66,7 +66,8 @@ impl Snapshotter {
                 () = cancel.cancelled() => return,
             };
             if changed.is_err() {
-                return;
+                // Whoever gives orders ends before the relay does.
+                return cancel.cancelled().await;
             }
         }
     }
