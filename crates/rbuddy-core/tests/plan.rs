@@ -95,6 +95,18 @@ fn who_serves_when_a_replica_has_died_is_who_was_named() {
     }
 }
 
+/// However patient the group is.
+#[test]
+fn the_death_of_a_standby_leaves_the_active_serving() {
+    let mut scene = Scene::with(&[A, B], |scene| {
+        scene.policy.dead_after = Duration::from_secs(5);
+        scene.follow_primary(A);
+    });
+    scene.until(SOON, "it begins well", |scene| scene.phase() == Phase::Normal);
+    scene.run(Duration::from_secs(12));
+    assert_eq!(plan(&scene).replica_dies[&address(B)].served_by, [address(A)]);
+}
+
 #[test]
 fn asking_changes_nothing() {
     let scene = at_rest();

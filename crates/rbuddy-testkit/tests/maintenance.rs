@@ -53,3 +53,19 @@ async fn every_server_is_restarted_in_turn_without_a_failed_read() {
     world.actives_equal_the_primary().await;
     world.logged_no_error();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_server_is_returned_without_having_been_stopped() {
+    let world = World::start(WorldOptions::of(1_000)).await;
+    let before = world.status().await;
+    let number = world.number_of(RoleName::Active, &before);
+    let replica = before.replicas[number].address.to_string();
+    assert_eq!(rbuddy(&world, "drain", &replica).await.status, Some(0));
+    let is_drained = |status: &GroupStatus| status.replicas[number].role == RoleName::Drained;
+    let status = world.rbuddy.wait_for("it is drained", FAILOVER_WITHIN, is_drained).await;
+    assert!(status.replicas[number].reachable, "its clients' connections were closed, and it runs: {:?}", status.replicas[number]);
+    let returned = rbuddy(&world, "return", &replica).await;
+    assert_eq!(returned.status, Some(0), "{}", returned.text);
+    let is_back = |status: &GroupStatus| status.phase == Phase::Normal && status.replicas[number].role == RoleName::Standby;
+    world.rbuddy.wait_for("it is the standby", FAILOVER_WITHIN, is_back).await;
+}

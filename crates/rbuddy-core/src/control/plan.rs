@@ -18,6 +18,7 @@ use crate::replication::psync::HoldReason;
 use crate::types::{DatasetId, GroupName, NodeAddress, Offset, Position, ReplId, RunId, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// What would happen to a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,9 +143,10 @@ impl Controller {
             view.sessions.remove(replica);
         });
         // Long enough for whatever waits whether it comes back.
-        for _ in 0..DEATHS_LOOKS {
+        let end = now.after(self.policy.dead_after.saturating_mul(DEATH_LASTS));
+        while then.now < end {
             then.probe(Node::Replica(replica.clone()), ProbeResult::Failed("it died".into()));
-            then.now = then.now.after(self.policy.dead_after);
+            then.now = then.now.after(DEATH_LOOKED_AT_EVERY);
         }
         then.outlook()
     }
@@ -226,5 +228,7 @@ fn imagined_id() -> ReplId {
 /// No server gives itself this id: it draws them at random.
 const IMAGINED: &str = "ffffffffffffffffffffffffffffffffffffffff";
 
-/// A dead replica is looked at so often, `dead_after` apart.
-const DEATHS_LOOKS: u32 = 4;
+/// So many times `dead_after`.
+const DEATH_LASTS: u32 = 4;
+/// In shorter steps than those after which nothing counts that was seen before.
+const DEATH_LOOKED_AT_EVERY: Duration = Duration::from_millis(500);

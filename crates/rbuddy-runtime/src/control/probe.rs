@@ -31,7 +31,14 @@ pub(super) async fn run(
     let mut connection: Option<AdminConnection> = None;
     loop {
         let (started, asked_at) = (Instant::now(), clock.now());
-        let result = judged(look(&node, &endpoint, &mut connection).await);
+        let was_open = connection.is_some();
+        let mut looked = look(&node, &endpoint, &mut connection).await;
+        if was_open && matches!(looked, Err(AdminError::Lost { .. })) {
+            // Its end says nothing of the server: we close its clients' connections ourselves when readers are to leave it.
+            connection = None;
+            looked = look(&node, &endpoint, &mut connection).await;
+        }
+        let result = judged(looked);
         if matches!(result, ProbeResult::Failed(_)) {
             connection = None;
         }
