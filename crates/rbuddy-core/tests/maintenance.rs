@@ -130,6 +130,7 @@ fn a_drained_standby_is_not_used_until_it_is_returned() {
     assert!(may_stop(&scene, B));
     scene.replace_primary(100_000);
     scene.until(SOON, "a failover has nobody to switch to", |scene| scene.phase() == Phase::NoStandby);
+    assert!(scene.status().explanation.contains("rbuddy return"), "{}", scene.status().explanation);
     scene.run(Duration::from_secs(5));
     assert_eq!((scene.active(), scene.replicas[&address(B)].keys), (vec![A], 0));
     give_back(&mut scene, B).unwrap();
@@ -146,6 +147,17 @@ fn a_restart_of_rbuddy_forgets_no_drained_replica() {
     scene.until(SOON, "it goes on", is_normal_with(1));
     scene.run(Duration::from_secs(3));
     assert_eq!((role(&scene, A), scene.active(), commands_to(&scene, A)), (RoleName::Drained, vec![B], told));
+}
+
+#[test]
+fn a_restart_of_rbuddy_in_the_middle_of_a_drain_goes_on_with_it() {
+    let mut scene = pair();
+    drain(&mut scene, A).unwrap();
+    scene.step();
+    assert_eq!(role(&scene, A), RoleName::Active, "the standby is yet to be filled");
+    scene.restart_rbuddy();
+    scene.until(SOON, "A is drained", |scene| role(scene, A) == RoleName::Drained && scene.active() == [B]);
+    assert_eq!(scene.replicas[&address(A)].keys, 100_000);
 }
 
 #[test]

@@ -258,7 +258,7 @@ impl Controller {
         }
         if self.alarm.is_none() && !self.state.paused {
             self.classify(now);
-            self.rest_those_left();
+            self.go_on_taking_out(now);
             self.start(now);
             self.watch_planned(now);
             self.observe_shortage(now);

@@ -91,8 +91,14 @@ impl Controller {
         }
     }
 
-    /// Those that are to be taken out and are left by everybody come to rest.
-    pub(super) fn rest_those_left(&mut self) {
+    /// What an operator wished goes on, also after a restart of rbuddy: readers leave who is to be taken out, and who was left by everybody comes to rest.
+    pub(super) fn go_on_taking_out(&mut self, now: Time) {
+        let wished = |replica: &NodeAddress| self.state.replicas.get(replica).is_some_and(|record| record.is_to_rest);
+        let read = self.having(|role| matches!(role, Role::Active)).into_iter().find(wished);
+        if let Some(replica) = read.filter(|_| self.planned.is_none() && self.begin.is_some() && !self.is_short(now)) {
+            // What stands in the way is looked at again in the next pass.
+            let _ = self.take_out_active(now, &replica);
+        }
         for replica in self.having(|role| matches!(role, Role::Standby)) {
             if self.state.replicas.get(&replica).is_some_and(|record| record.is_to_rest) && !self.is_silently_loading(&replica) {
                 self.rest(&replica);

@@ -140,7 +140,9 @@ impl Controller {
         if !has_standby && !takes_turns {
             let phase = if serving.is_empty() { Phase::NoActive } else { Phase::NoStandby };
             let advice = if serving.len() > 1 { "add a standby, or `rbuddy adopt` one of the actives" } else { "add a standby" };
-            return (phase, format!("{serves}{old}, and nothing can take over: {advice}"));
+            let drained = self.having(|role| matches!(role, Role::Drained));
+            let or = drained.first().map(|replica| format!(", or `rbuddy return {replica}`")).unwrap_or_default();
+            return (phase, format!("{serves}{old}, and nothing can take over: {advice}{or}"));
         }
         let (phase, doing) = match (&self.world.relay.snapshot, self.seeds.is_empty()) {
             (_, false) => (Phase::SyncingStandby, self.explain_seeds()),
