@@ -291,3 +291,29 @@ async fn a_full_resync_that_does_not_last_is_asked_for_less_often_and_says_why()
     }
     relay.stop().await;
 }
+
+/// Each attempt costs the primary a fork, so one that is asked for anew at once waits all the same, and longer each time.
+#[tokio::test]
+async fn a_snapshot_that_is_asked_for_again_right_after_one_that_failed_waits() {
+    let primary = Server::start(&[]).await;
+    let replica = Server::start(&[]).await;
+    primary.command(&["ACL", "SETUSER", "relay", "on", ">up", "+@all"]).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut settings = config(&primary, &[&replica], dir.path());
+    (settings.primary.user, settings.primary.password) = (Some("relay".to_owned()), password("up"));
+    let first = orders(Start::Fresh, &replica.address(), Permit::Auto);
+    let mut relay = Relay::start(settings, first.clone()).await;
+    relay.until("it streams", |view| view.upstream.state == UpstreamState::Streaming && view.ready_snapshot().is_some()).await;
+    // The stream goes on; the next PSYNC is refused.
+    primary.command(&["ACL", "SETUSER", "relay", "-psync"]).await;
+    let mut waited = Vec::new();
+    for number in 1..=3 {
+        let asked = std::time::Instant::now();
+        relay.orders.send_replace(RelayOrders { snapshot_request: Some(number), ..first.clone() });
+        let failed = |view: &RelayView| view.snapshot_request_done == Some(number) && view.snapshot_request_error.is_some();
+        relay.until("it fails", failed).await;
+        waited.push(asked.elapsed());
+    }
+    assert!(waited[1] >= Duration::from_millis(700) && waited[2] >= Duration::from_millis(1400), "{waited:?}");
+    relay.stop().await;
+}

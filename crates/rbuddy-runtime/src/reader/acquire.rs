@@ -40,8 +40,7 @@ pub(super) async fn acquire(
         let assignment = Arc::clone(&assignments.borrow_and_update());
         let reason = match choose(shared, &assignment, trail, &tried) {
             Choice::Backwards => return Err(NoServer::Backwards),
-            Choice::Active(active) => {
-                let are_others_left = tried.len() + 1 < assignment.actives.len();
+            Choice::Active { active, are_others_left } => {
                 // One that hangs is not waited for while another can be asked.
                 let until = if are_others_left { deadline.min(Instant::now() + ATTEMPT_MAX) } else { deadline };
                 match timeout_at(until, connect(shared, active, session, trail)).await {
@@ -86,7 +85,11 @@ pub(super) async fn changed(assignments: &mut watch::Receiver<Arc<Assignment>>) 
 }
 
 enum Choice<'a> {
-    Active(&'a ActiveReplica),
+    Active {
+        active: &'a ActiveReplica,
+        /// That could be asked in its place.
+        are_others_left: bool,
+    },
     None,
     Backwards,
 }
@@ -100,9 +103,10 @@ fn choose<'a>(shared: &Shared, assignment: &'a Assignment, trail: &Trail, tried:
     if forward.peek().is_none() {
         return Choice::Backwards;
     }
-    let least =
-        forward.filter(|active| !tried.contains(&active.address)).min_by_key(|active| shared.counters.connections_to(&active.address));
-    least.map_or(Choice::None, Choice::Active)
+    let untried: Vec<&ActiveReplica> = forward.filter(|active| !tried.contains(&active.address)).collect();
+    let are_others_left = untried.len() > 1;
+    let least = untried.into_iter().min_by_key(|active| shared.counters.connections_to(&active.address));
+    least.map_or(Choice::None, |active| Choice::Active { active, are_others_left })
 }
 
 /// A server that is well answers a check within a millisecond or two.
