@@ -92,7 +92,9 @@ async fn a_held_replica_serves_its_old_data_for_longer_than_its_timeout_and_cont
     relay.order(|orders| {
         orders.permits.insert(replica.address(), Permit::Hold);
     });
-    relay.until("the replica is held", |view| matches!(state(view, &replica.address()), Some(SessionState::Held(_)))).await;
+    // Not any reason: a session is held from its first moment, until the relay has looked what it is to get.
+    let held = |view: &RelayView| state(view, &replica.address()) == Some(&SessionState::Held(HoldReason::NotPermitted));
+    relay.until("the replica is held", held).await;
     primary.command(&["SET", "color", "red"]).await;
     let held_since = relay.view.borrow().sessions[&replica.address()].since;
     eventually("held for more than twice its timeout", || async {
