@@ -123,9 +123,8 @@ impl Controller {
     /// Another active that is as good: readers never go back to an older dataset (P10).
     pub(super) fn who_else_serves(&self, now: Time, replica: &NodeAddress) -> Option<NodeAddress> {
         let newness = |replica: &NodeAddress| self.progress(replica).map(|(newness, _)| newness);
-        let is_as_good = |other: &NodeAddress| {
-            self.world.fits_live(other) || (!self.world.fits_live(replica) && newness(other) >= newness(replica))
-        };
+        let is_as_good =
+            |other: &NodeAddress| self.world.fits_live(other) || (!self.world.fits_live(replica) && newness(other) >= newness(replica));
         self.serving(now).into_iter().find(|other| other != replica && is_as_good(other))
     }
 

@@ -56,7 +56,8 @@ impl Controller {
     /// each connection keeps in mind which dataset it has read (P10).
     pub(super) fn read_now(&self, now: Time) -> Vec<NodeAddress> {
         let mut read = self.fitting(now);
-        let old = if read.is_empty() { self.stranded(now) } else { self.kept_with_old(now, self.desired_actives().saturating_sub(read.len())) };
+        let old =
+            if read.is_empty() { self.stranded(now) } else { self.kept_with_old(now, self.desired_actives().saturating_sub(read.len())) };
         read.extend(old);
         read
     }
