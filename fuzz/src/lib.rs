@@ -7,10 +7,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod boundary;
 pub mod cuts;
 pub mod handshake;
 pub mod info;
 pub mod payload;
+pub mod prospect;
 pub mod psync_answer;
 pub mod rdb;
 pub mod resp_frames;
@@ -19,10 +21,12 @@ pub mod resp_frames;
 pub type Check = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Check); 6] = [
+pub const TARGETS: [(&str, Check); 8] = [
+    ("boundary", boundary::check),
     ("handshake", handshake::check),
     ("info", info::check),
     ("payload", payload::check),
+    ("prospect", prospect::check),
     ("psync_answer", psync_answer::check),
     ("rdb", rdb::check),
     ("resp_frames", resp_frames::check),

@@ -41,11 +41,11 @@ struct Line {
     has_return: bool,
 }
 
-/// A command that may be `MULTI` or `EXEC`: one argument, of four or five bytes, which are kept.
+/// A command that may be `MULTI` or `EXEC`: one argument, of four or five bytes, which are kept with the line end behind them.
 #[derive(Debug, Clone, Copy, Default)]
 struct Word {
     is_alone: bool,
-    bytes: [u8; 5],
+    bytes: [u8; 7],
     length: u8,
 }
 
@@ -160,7 +160,7 @@ impl Line {
 
 impl Word {
     fn take(&mut self, bytes: &[u8]) {
-        for byte in bytes.iter().filter(|byte| !matches!(byte, b'\r' | b'\n')) {
+        for byte in bytes {
             if let Some(place) = self.bytes.get_mut(usize::from(self.length)) {
                 *place = *byte;
                 self.length += 1;
@@ -169,7 +169,8 @@ impl Word {
     }
 
     fn is(&self, word: &[u8]) -> bool {
-        self.is_alone && self.bytes[..usize::from(self.length)].eq_ignore_ascii_case(word)
+        let kept = &self.bytes[..usize::from(self.length)];
+        self.is_alone && kept.strip_suffix(b"\r\n").is_some_and(|kept| kept.eq_ignore_ascii_case(word))
     }
 }
 
@@ -217,13 +218,14 @@ mod tests {
 
     #[test]
     fn a_transaction_is_one_piece_however_the_bytes_are_cut() {
-        let commands: [Vec<&[u8]>; 8] = [
+        let commands: [Vec<&[u8]>; 9] = [
             vec![b"SELECT", b"3"],
             vec![b"PING"],
             vec![b"MULTI"],
             vec![b"SET", b"k", b"*1\r\n$4\r\nEXEC\r\n"],
             vec![b"SET", b"", b"MULTI"],
             vec![b"exec"],
+            vec![b"EX\rEC"],
             vec![b"MULTIPLY"],
             vec![b"REPLCONF", b"GETACK", b"*"],
         ];

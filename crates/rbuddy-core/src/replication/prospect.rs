@@ -140,6 +140,8 @@ fn backlog(info: &ServerInfo) -> Backlog {
     match (info.backlog_first_byte, info.backlog_histlen) {
         // Without a backlog servers tell 0 for both.
         (Some(0), Some(0)) => Backlog::None,
+        // Bytes are counted from 1.
+        (Some(0), Some(_)) => Backlog::Unknown,
         (Some(first), Some(_)) => NextByte::new(first).map_or(Backlog::Unknown, Backlog::From),
         (_, None) | (None, _) => Backlog::Unknown,
     }

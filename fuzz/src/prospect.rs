@@ -1,0 +1,59 @@
+//! What a primary's INFO promises of a PSYNC: never a byte that it has not, or that is not ours, and never a word about one that cannot answer.
+
+use super::cuts::Dice;
+use rbuddy_core::info::ServerInfo;
+use rbuddy_core::replication::history::History;
+use rbuddy_core::replication::prospect::{Gap, Prospect, beginning, prospect};
+use rbuddy_core::types::{Offset, Position};
+
+pub fn check(input: &[u8]) {
+    let info = ServerInfo::parse(&String::from_utf8_lossy(input));
+    let mut dice = Dice::of(input);
+    if info.replid.is_some() && !info.is_loading && info.master.is_none() {
+        assert_eq!(prospect(None, &info), Prospect::FullResync(Gap::NothingToContinue));
+    }
+    for replid in [info.replid, info.replid2, "f".repeat(40).parse().ok()].into_iter().flatten() {
+        for _ in 0..HISTORIES {
+            let (oldest, end) = span(&info, &mut dice);
+            let mut history = History::starting_at(Position::new(replid, oldest), None);
+            history.end = end;
+            judge(&history, &info);
+            begin(&History::starting_at(Position::new(replid, oldest), None), end, &info);
+        }
+    }
+}
+
+fn judge(history: &History, info: &ServerInfo) {
+    let found = prospect(Some(history), info);
+    assert_eq!(matches!(found, Prospect::NotNow(_)), info.is_loading || (info.master.is_some() && !info.is_link_up), "{found:?}");
+    let Prospect::Continue(at) = found else { return };
+    assert_eq!(at.replid, history.replid());
+    assert!(at.offset <= history.end && at.offset.next_byte() >= history.oldest, "{at} of {history:?}");
+    assert!(info.backlog_first_byte.is_some_and(|first| first > 0 && at.offset.next_byte().get() >= first), "{at}");
+    if info.replid == Some(at.replid) {
+        assert!(info.offset.is_some_and(|theirs| at.offset <= theirs));
+    } else {
+        assert_eq!(info.replid2, Some(at.replid));
+        assert!(info.second_offset.is_some_and(|second| at.offset.next_byte().get() <= second), "{at}");
+    }
+}
+
+/// A history of which nothing has arrived may begin where the primary still can.
+fn begin(history: &History, place: Offset, info: &ServerInfo) {
+    let Some(found) = beginning(history, &[place], info) else { return };
+    assert!(found == place && found > history.end);
+    let mut moved = history.clone();
+    moved.begin_at(found);
+    assert_eq!(prospect(Some(&moved), info), Prospect::Continue(Position::new(moved.replid(), found)));
+}
+
+/// Near what the primary tells of itself, or anywhere.
+fn span(info: &ServerInfo, dice: &mut Dice) -> (Offset, Offset) {
+    let known = [info.offset.map_or(0, Offset::get), info.second_offset.unwrap_or(0), info.backlog_first_byte.unwrap_or(0), 1 << 20];
+    let mut place = || known[dice.below(known.len())].saturating_add(dice.below(5) as u64).saturating_sub(2).min(i64::MAX as u64 - 2);
+    let (one, other) = (place(), place());
+    let offset = |place| Offset::new(place).expect("in range");
+    (offset(one.min(other)), offset(one.max(other)))
+}
+
+const HISTORIES: usize = 8;
