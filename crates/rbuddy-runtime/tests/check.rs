@@ -145,7 +145,11 @@ async fn renamed_and_forbidden_commands_are_found() {
     let renamed = Server::start(&["--rename-command", "FLUSHALL", "", "--rename-command", "CONFIG", "c0nfig"]).await;
     let strict = Server::start(&[]).await;
     command(&strict.endpoint(), &["ACL", "SETUSER", "buddy", "on", ">pw", "~*", "&*", "+@all", "-replicaof", "-config|rewrite"]).await;
-    let findings = check(&settings(&primary.endpoint(), &[renamed.endpoint(), strict.with_password(Some("buddy"), "pw")])).await;
+    command(&primary.endpoint(), &["ACL", "SETUSER", "mute", "on", ">pw", "+psync", "+replconf", "+ping"]).await;
+    let mute = primary.with_password(Some("mute"), "pw");
+    let findings = check(&settings(&mute, &[renamed.endpoint(), strict.with_password(Some("buddy"), "pw")])).await;
+    assert!(has(&findings, Severity::Error, primary.port, Topic::Reachable), "{findings:#?}");
+    assert!(findings.iter().any(|f| f.remedy.as_ref().is_some_and(|remedy| remedy.contains("+info"))), "{findings:#?}");
     let said = |port: u16, severity: Severity| {
         let of = |f: &&Finding| f.topic == Topic::Commands && f.severity == severity && f.server.as_ref().is_some_and(|at| at.port == port);
         findings.iter().filter(of).map(|f| f.message.clone()).collect::<Vec<_>>()

@@ -29,12 +29,11 @@ fn reachable(server: &Server, findings: &mut Findings<'_>) {
             findings.ok(&server.address, Topic::Reachable, format!("{version}, {} keys", facts.info.keyspace.keys));
         }
         Err(silence) if silence.is_denied => {
-            findings.error(
-                &server.address,
-                Topic::Reachable,
-                &silence.reason,
-                "put the login into its URL: redis://user:password@host:port",
-            );
+            let remedy = match silence.reason.contains("NOPERM") {
+                true => "grant our login there INFO and what else rbuddy sends: ACL SETUSER … +info; ask again to see the rest",
+                false => "put the login into its URL: redis://user:password@host:port",
+            };
+            findings.error(&server.address, Topic::Reachable, &silence.reason, remedy);
         }
         Err(silence) => findings.error(&server.address, Topic::Reachable, &silence.reason, "start it, or correct its address"),
     }
