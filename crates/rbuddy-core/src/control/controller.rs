@@ -10,7 +10,7 @@
 //! | begin with the primary | `start.rs` |
 //! | see whether enough replicas serve | `serving.rs` |
 //! | give a standby the new dataset | `seeding.rs` |
-//! | promote it | `failover.rs`, `planned.rs` |
+//! | promote it, if nothing hinders that | `failover.rs`, `planned.rs`, `hindrance.rs` |
 //! | leave the old active, empty it | `retire.rs` |
 //! | let a server rest that an operator wants to stop | `maintenance.rs` |
 //! | go where the primary has moved to | `following.rs` |

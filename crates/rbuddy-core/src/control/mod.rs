@@ -10,6 +10,7 @@
 //! | `world` | what is seen right now |
 //! | `classify`, `start`, `serving`, `seeding`, `failover`, `planned`, `retire`, `reconcile`, `operate`, `maintenance` | the steps of a pass |
 //! | [`guard`] | plausible? ours? |
+//! | [`drift`], `hindrance` | set up like those whose readers it would take? |
 //! | [`invariant`] | what must hold after every event |
 //! | [`primary`], `following` | where the primary is, and what is made of a word that it has moved |
 //! | `publish`, `report` | orders, assignment, status: derived |
@@ -24,10 +25,12 @@ pub mod action;
 pub mod assignment;
 mod classify;
 pub mod controller;
+pub mod drift;
 pub mod event;
 mod failover;
 mod following;
 pub mod guard;
+mod hindrance;
 pub mod invariant;
 pub mod journal;
 mod maintenance;

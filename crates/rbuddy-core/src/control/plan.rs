@@ -218,7 +218,7 @@ fn take_snapshot(view: &mut RelayView, dataset: DatasetId) {
 fn reborn(info: &ServerInfo, dataset: DatasetId) -> Probe {
     let run_id = IMAGINED.parse::<RunId>().ok();
     let info = ServerInfo { run_id, replid: Some(dataset.0.replid), replid2: None, offset: Some(dataset.0.offset), ..info.clone() };
-    Probe { info, serve_stale: None }
+    Probe { info, serve_stale: None, settings: None }
 }
 
 fn imagined_id() -> ReplId {

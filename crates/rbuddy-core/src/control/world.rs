@@ -50,7 +50,11 @@ impl Sight {
             return;
         }
         match result {
-            ProbeResult::Answered(probe) => {
+            ProbeResult::Answered(mut probe) => {
+                if probe.settings.is_none() {
+                    let before = self.probe.take().filter(|before| before.info.run_id == probe.info.run_id);
+                    probe.settings = before.and_then(|before| before.settings);
+                }
                 let asked_at = Some(asked_at).filter(|at| *at >= self.expired_at);
                 (self.probe, self.asked_at, self.failing_since, self.error) = (Some(*probe), asked_at, None, None);
             }

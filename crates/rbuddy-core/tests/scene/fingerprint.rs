@@ -73,7 +73,9 @@ impl<'a> Reader<'a> {
                 hash.add_number(*self.ids.entry(id).or_insert(next));
             }
             b"Generation" | b"next_action" | b"next_notification" => _ = self.number(),
-            b"ends" | b"outbox" | b"published_outbox" | b"policy" if self.rest.starts_with(b": ") => self.skip_value(),
+            b"ends" | b"outbox" | b"published_outbox" | b"policy" if self.rest.starts_with(b": ") => {
+                self.skip_value()
+            }
             _ => {}
         }
     }
