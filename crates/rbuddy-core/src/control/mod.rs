@@ -8,7 +8,7 @@
 //! | [`event`], [`action`] | what it is told, what it wants done |
 //! | [`state`] | the state file |
 //! | `world` | what is seen right now |
-//! | `classify`, `start`, `serving`, `seeding`, `failover`, `planned`, `retire`, `reconcile`, `operate`, `maintenance` | the steps of a pass |
+//! | `classify`, `start`, `serving`, `flap`, `seeding`, `failover`, `planned`, `retire`, `reconcile`, `operate`, `maintenance` | the steps of a pass |
 //! | [`guard`] | plausible? ours? |
 //! | [`drift`], `hindrance` | set up like those whose readers it would take? |
 //! | [`invariant`] | what must hold after every event |
@@ -28,6 +28,7 @@ pub mod controller;
 pub mod drift;
 pub mod event;
 mod failover;
+mod flap;
 mod following;
 pub mod guard;
 mod hindrance;

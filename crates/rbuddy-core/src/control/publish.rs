@@ -90,6 +90,7 @@ impl Controller {
         if !fitting.is_empty() {
             actives = fitting;
         }
+        let actives = self.steady(actives);
         let actives: Vec<ActiveReplica> = actives.iter().filter_map(|replica| self.active_replica(replica, &actives)).collect();
         let until = |replica: &NodeAddress| self.drain_until.get(replica).copied().unwrap_or(now);
         let draining = self.having(|role| matches!(role, Role::Draining));
@@ -152,6 +153,10 @@ impl Controller {
     pub(super) fn observe_served(&mut self) {
         // One that readers leave follows on, and those that are still there see more.
         for replica in self.having(|role| matches!(role, Role::Active | Role::Draining)) {
+            // What it gets meanwhile nobody sees.
+            if self.is_out_and_not_read(&replica) {
+                continue;
+            }
             let streaming = self.world.session(&replica).and_then(|session| match session.state {
                 SessionState::Streaming { replid, sent, .. } => Some(Position::new(replid, sent)),
                 SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,

@@ -114,6 +114,10 @@ impl Controller {
             let advice = if actives > 1 { "`rbuddy adopt` one of the actives as standby" } else { "add a standby" };
             let _ = write!(text, "; nothing could take over after a full resync: {advice}");
         }
+        for (replica, flapping) in self.policy.replicas.iter().filter_map(|replica| Some((replica, self.flapping(replica)?))) {
+            let (falls, proof) = (flapping.falls, flapping.steady_for_s);
+            let _ = write!(text, "; {replica} went out of service {falls} times within minutes, and is to be steady for {proof} s first");
+        }
         for replica in self.having(|role| matches!(role, Role::Drained)) {
             let _ = write!(text, "; {replica} was taken out: `rbuddy return` it when it is back");
         }
@@ -306,6 +310,7 @@ impl Controller {
             keys: info.map(|info| info.keyspace.keys),
             session: self.world.session(replica).map(|session| session.state.clone()),
             may_stop: self.may_stop(now, replica),
+            flapping: self.flapping(replica),
             drift: if *self.state.role(replica) == Role::Standby { self.drifts(now, replica) } else { Vec::new() },
         }
     }

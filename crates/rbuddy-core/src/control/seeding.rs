@@ -88,7 +88,9 @@ impl Controller {
             self.world.sight(replica).is_some_and(is_alive) && self.can_load(replica)
         };
         // Filled and kept at hand all the same: what hinders it may be mended at any moment, or be of no account when nobody serves any more.
-        let is_last = |replica: &NodeAddress| self.is_hindered(now, replica);
+        // With nobody serving there is nothing to be choosy for.
+        let is_served = !self.serving(now).is_empty();
+        let is_last = |replica: &NodeAddress| self.is_hindered(now, replica) || (is_served && self.is_out(replica));
         let rank = |replica: &NodeAddress| {
             let seed = self.seeds.get(replica);
             // One that was lost again and again makes room for the next, if there is one.

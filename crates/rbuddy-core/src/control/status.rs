@@ -137,8 +137,21 @@ pub struct ReplicaStatus {
     pub session: Option<SessionState>,
     /// Whether an operator may stop it now.
     pub may_stop: MayStop,
+    /// It went in and out of service too often: not read as long as a steady one serves, and filled last.
+    pub flapping: Option<Flapping>,
     /// A standby: what its readers would find otherwise than where they are now.
     pub drift: Vec<Drift>,
+}
+
+/// How often a replica went out of service lately, and what it has to prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flapping {
+    /// So often, each time within minutes of coming back.
+    pub falls: u32,
+    /// For so many seconds it has to be steady.
+    pub steady_for_s: u64,
+    /// Then it will have been; `None`: it is out of service now.
+    pub until: Option<Time>,
 }
 
 /// A difference between a standby and a replica whose readers it would take.
