@@ -7,7 +7,7 @@
 //! | [`controller`] | the face: events in, outputs out, one pass over the situation per event |
 //! | [`event`], [`action`] | what it is told, what it wants done |
 //! | [`state`] | the state file |
-//! | `world` | what is seen right now |
+//! | `world`, `measure` | what is seen right now; how long the last snapshot took |
 //! | `classify`, `start`, `serving`, `flap`, `seeding`, `failover`, `planned`, `retire`, `reconcile`, `operate`, `maintenance` | the steps of a pass |
 //! | [`guard`] | plausible? ours? |
 //! | [`drift`], `hindrance` | set up like those whose readers it would take? |
@@ -35,6 +35,7 @@ mod hindrance;
 pub mod invariant;
 pub mod journal;
 mod maintenance;
+mod measure;
 mod operate;
 pub mod plan;
 mod planned;

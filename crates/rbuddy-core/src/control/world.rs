@@ -2,6 +2,7 @@
 //! restart, and nothing here decides.
 
 use super::event::{Probe, ProbeResult};
+use super::measure::Measured;
 use super::primary::SentinelView;
 use super::relay::{RelayView, SessionState, SessionView};
 use crate::info::{Role as ServerRole, ServerInfo};
@@ -41,6 +42,9 @@ pub(super) struct World {
     pub(super) sentinels: SentinelView,
     /// Ends of the live history at earlier moments, to tell how old a position is.
     ends: VecDeque<(Time, Position)>,
+    /// How long the last snapshot and the last filling took.
+    #[serde(default)]
+    pub(super) measured: Measured,
 }
 
 impl Sight {
@@ -122,6 +126,7 @@ impl World {
                 self.ends.pop_front();
             }
         }
+        self.measured.observe(now, &view);
         self.relay = view;
     }
 
