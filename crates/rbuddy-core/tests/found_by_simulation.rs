@@ -60,3 +60,17 @@ fn an_active_that_came_back_empty_during_a_pause_does_not_say_where_to_begin() {
     scene.run(SOON);
     assert_eq!(scene.orders.start, Some(Start::Fresh));
 }
+
+/// Seeds 1582, 1000543: the disk was full for long just after a start. What had been seen was dropped, and the first that answered was taken for all.
+#[test]
+fn after_a_long_stop_the_silent_are_waited_for_anew() {
+    let mut scene = normal();
+    scene.restart_rbuddy();
+    assert_eq!(scene.orders.start, None);
+    scene.now = scene.now.after(Duration::from_secs(10));
+    scene.at(A).hangs = true;
+    scene.run(Duration::from_secs(1));
+    assert_eq!(scene.orders.start, None);
+    scene.at(A).hangs = false;
+    scene.until(SOON, "A serves on", |scene| scene.phase() == Phase::Normal && scene.active() == [A]);
+}

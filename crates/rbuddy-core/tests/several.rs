@@ -4,8 +4,9 @@
 
 mod scene;
 
-use rbuddy_core::control::settings::Consistency;
+use rbuddy_core::control::settings::{Consistency, StandbyMode};
 use rbuddy_core::control::status::{Operation, Phase};
+use rbuddy_core::reader::trail::Trail;
 use scene::{A, B, C, RELAY, Scene, address};
 use std::time::Duration;
 
@@ -65,8 +66,75 @@ fn rolling_readers_move_as_soon_as_one_has_it() {
     scene.until(SOON, "both are being filled", |scene| is_filled(scene, C) && is_filled(scene, D));
     scene.at(D).loading_steps = 50;
     let served = served_until(&mut scene, "both serve", |scene| scene.active() == [C, D]);
-    assert_eq!(served, [vec![A, B], vec![C], vec![C, D]]);
+    assert_eq!(served, [vec![A, B], vec![C, A], vec![C, D]]);
     assert_eq!(scene.sync_full, 1);
+}
+
+/// All serve, none is spare.
+fn warm(ports: &[u16], max_unavailable: usize) -> Scene {
+    let mut scene = Scene::with(ports, |scene| {
+        (scene.policy.standby, scene.policy.max_unavailable) = (StandbyMode::Warm, max_unavailable);
+        ports.iter().for_each(|port| scene.follow_primary(*port));
+    });
+    scene.until(SOON, "it begins", |scene| scene.phase() == Phase::Normal && scene.active() == ports);
+    scene
+}
+
+#[test]
+fn warm_replicas_take_turns_and_the_others_serve_on() {
+    for (max_unavailable, at_a_time) in [(1, 3), (2, 2), (3, 1)] {
+        let ports = [A, B, C, D];
+        let mut scene = warm(&ports, max_unavailable);
+        scene.replace_primary(150_000);
+        let is_new = |scene: &Scene, port: u16| scene.replicas[&address(port)].keys == 150_000 && scene.active().contains(&port);
+        let served = served_until(&mut scene, "all have the new dataset", |scene| ports.iter().all(|port| is_new(scene, *port)));
+        let fewest = served.iter().map(Vec::len).min();
+        assert_eq!(fewest, Some(at_a_time), "max_unavailable {max_unavailable}: {served:?}");
+        assert_eq!(scene.sync_full, 1);
+    }
+}
+
+#[test]
+fn the_last_that_serves_is_not_given_up_however_many_may_be() {
+    let mut scene = warm(&[A, B], 2);
+    scene.replace_primary(150_000);
+    let served = served_until(&mut scene, "both have it", |scene| {
+        scene.active().len() == 2 && [A, B].iter().all(|port| scene.replicas[&address(*port)].keys == 150_000)
+    });
+    assert!(served.iter().all(|active| !active.is_empty()), "{served:?}");
+}
+
+/// C has a dataset that is old already, A a still older one, which C's readers must not be sent to.
+#[test]
+fn one_that_alone_has_the_newer_of_two_old_datasets_is_not_given_up() {
+    let mut scene = two_and_two(Consistency::Rolling);
+    scene.at(D).up = false;
+    scene.replace_primary(150_000);
+    scene.until(SOON, "old and new are read", |scene| scene.active() == [C, A]);
+    scene.replace_primary(200_000);
+    scene.until(SOON, "both are old", |scene| scene.active() == [C, A]);
+    scene.run(Duration::from_secs(1));
+    assert_eq!(scene.active(), [C, A]);
+    assert!(scene.operate(Operation::Adopt { replica: address(C) }).is_err());
+    assert!(scene.operate(Operation::Drain { replica: address(C) }).is_err());
+    scene.operate(Operation::Adopt { replica: address(A) }).unwrap();
+}
+
+/// What a connection may do that has read the new dataset, and one that has read nothing.
+#[test]
+fn who_has_read_the_new_dataset_is_not_sent_back_to_the_old_one() {
+    let mut scene = two_and_two(Consistency::Rolling);
+    scene.replace_primary(100_000);
+    scene.until(SOON, "both are being filled", |scene| is_filled(scene, C) && is_filled(scene, D));
+    scene.at(D).loading_steps = 50;
+    served_until(&mut scene, "old and new are read", |scene| scene.active() == [C, A]);
+    let assignment = scene.assignment.clone().unwrap();
+    let [new, old] = &assignment.actives[..] else { panic!("{assignment:?}") };
+    let mut trail = Trail::default();
+    assert!(!trail.goes_back_to(old));
+    trail.served(assignment.generation, new, None);
+    assert!(trail.goes_back_to(old));
+    assert!(!trail.goes_back_to(new));
 }
 
 #[test]

@@ -20,6 +20,7 @@ fn settings(primary: &Endpoint, replicas: &[Endpoint]) -> Settings {
         relay: NodeAddress::new("127.0.0.1", 1),
         standby: StandbyMode::Empty,
         consistency: Consistency::Rolling,
+        max_unavailable: 1,
         freeze: FreezeMode::Hold,
         drain: Duration::from_secs(10),
         max_lag: MaxLag::default(),

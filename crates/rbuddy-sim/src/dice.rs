@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The dice of one run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Dice(u64);
 
 impl Dice {

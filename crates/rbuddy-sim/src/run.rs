@@ -80,6 +80,7 @@ fn begin(seed: u64, mutant: Option<Mutant>) -> World {
     if is_maintained && policy.standby == StandbyMode::Empty && policy.replicas.len() >= 2 * policy.actives && dice.one_in(2) {
         policy.consistency = Consistency::Atomic;
     }
+    policy.max_unavailable = if seed.is_multiple_of(2) { 1 } else { 2 };
     let full = match policy.standby {
         StandbyMode::Warm => policy.replicas.len(),
         StandbyMode::Empty => policy.actives,
@@ -108,7 +109,7 @@ fn begin(seed: u64, mutant: Option<Mutant>) -> World {
         world.after(Duration::from_millis(1), Happening::Server(at));
     }
     for (index, (is_direct, is_pinned)) in [(false, false), (false, false), (false, true), (true, false)].into_iter().enumerate() {
-        world.readers.push(Reader::new(is_direct, is_pinned));
+        world.readers.push(Reader::new(is_direct, is_pinned, Dice::new(seed ^ (index as u64 + 1))));
         world.after(Duration::from_millis(5), Happening::Read(index));
     }
     world
@@ -126,6 +127,7 @@ fn policy(dice: &mut Dice) -> GroupPolicy {
         relay: address(RELAY),
         standby,
         consistency: Consistency::Rolling,
+        max_unavailable: 1,
         freeze: if standby == StandbyMode::Empty && dice.one_in(4) { FreezeMode::Detach } else { FreezeMode::Hold },
         drain: Duration::from_secs(2),
         max_lag: MaxLag::default(),

@@ -72,7 +72,7 @@ impl Truth {
         point
     }
 
-    /// The line out of nothing that it goes back to.
+    /// The line out of nothing that it goes back to. Later ones compare as greater.
     pub fn root(&self, mut line: LineId) -> LineId {
         while let Some(fork) = self.lines[line.0].fork_of {
             line = fork.line;

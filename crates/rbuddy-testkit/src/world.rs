@@ -209,7 +209,8 @@ impl World {
         replica.unwrap_or_else(|| panic!("no replica is {role}: {:?}", status.replicas))
     }
 
-    /// Waits until every active is equal to the primary, by digest. Nobody may write meanwhile.
+    /// Waits until every active is equal to the primary, by digest. Nobody may write meanwhile. With many keys a server answers nobody until it has
+    /// its digest, so what is promised of its answers is to be looked at before.
     pub async fn actives_equal_the_primary(&self) {
         let wanted = expect(self.primary.digest().await);
         let equal = wait_until("actives equal to the primary", SOON, async || {

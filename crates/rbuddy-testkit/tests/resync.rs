@@ -2,7 +2,7 @@
 //! `freeze = "detach"`, with `standby = "warm"`, and as a planned switch.)
 
 use rbuddy_core::control::status::{GroupStatus, Phase};
-use rbuddy_lab::Data;
+use rbuddy_lab::{Data, ServerOptions, wait_until};
 use rbuddy_testkit::scenario::{
     cut_that_overruns_the_backlog_is_a_failover, primary_comes_back_with_another_history, rdb_of, short_cut_costs_nothing,
 };
@@ -48,6 +48,35 @@ async fn warm_replicas_take_a_new_dataset_one_after_another() {
     readers.noticed_nothing().await;
     world.actives_equal_the_primary().await;
     assert_eq!(world.primary.full_resyncs().await.expect("info"), 1, "one snapshot for both");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_three_warm_replicas_two_serve_at_any_time() {
+    let mut options = WorldOptions { others: Others::TheDataset, extra: vec!["standby = \"warm\"".to_owned()], ..WorldOptions::of(10_000) };
+    options.replicas.push((None, ServerOptions::default()));
+    // So long that the third would be missed if it left with the second.
+    let mut world = World::start_unsettled(options.slow_to_load(100)).await;
+    let all = |status: &GroupStatus| status.phase == Phase::Normal && status.active.len() == 3;
+    world.rbuddy.wait_for("three replicas to serve", SOON, all).await;
+    let rdb = rdb_of(&world, &world.data.newer()).await;
+    let readers = AllReaders::start(&world).await;
+    readers.go_on(500, SOON).await;
+    world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
+    let generation = world.status().await.generation.0;
+    let mut fewest = usize::MAX;
+    let renewed = wait_until("three replicas to serve the new data", FAILOVER_WITHIN, async || {
+        let status = world.rbuddy.status().await?;
+        fewest = fewest.min(status.active.len());
+        // One leaves, and with each of the three that comes back a change of roles.
+        let is_renewed = all(&status) && status.generation.0 >= generation + 4;
+        if is_renewed { Ok(()) } else { Err(status.explanation) }
+    });
+    renewed.await.expect("all are renewed");
+    assert_eq!(fewest, 2);
+    readers.have_read(world.data.version + 1, SOON).await;
+    readers.noticed_nothing().await;
+    world.actives_equal_the_primary().await;
+    assert_eq!(world.primary.full_resyncs().await.expect("info"), 1, "one snapshot for all");
 }
 
 #[tokio::test(flavor = "multi_thread")]

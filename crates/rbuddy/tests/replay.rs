@@ -29,6 +29,7 @@ fn journal() -> Vec<String> {
         relay: address(3),
         standby: StandbyMode::Empty,
         consistency: rbuddy_core::control::settings::Consistency::Rolling,
+        max_unavailable: 1,
         freeze: FreezeMode::Hold,
         drain: Duration::ZERO,
         max_lag: MaxLag::default(),

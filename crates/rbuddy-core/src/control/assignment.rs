@@ -10,7 +10,7 @@ pub struct Assignment {
     pub group: GroupName,
     /// Its number.
     pub generation: Generation,
-    /// Replicas that serve, healthy at last sight. Empty: see `reason`.
+    /// Replicas that serve, healthy at last sight, those with the newest dataset first. Empty: see `reason`.
     pub actives: Vec<ActiveReplica>,
     /// The replica that will be next, where one is free.
     pub standby: Option<NodeAddress>,
@@ -33,6 +33,9 @@ pub struct ActiveReplica {
     pub replids: Vec<ReplId>,
     /// It must have at least this much of it: what earlier actives were sent.
     pub offset_at_least: Offset,
+    /// Ids of the group's newer histories, while it still serves an older one: who has read one of them does not come here any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub newer: Vec<ReplId>,
 }
 
 /// A replica that was active and is being left.

@@ -45,7 +45,8 @@ pub struct Controller {
     /// The same, as it is on disk.
     persisted: Option<DurableState>,
     pub(super) world: World,
-    pub(super) started_at: Time,
+    /// Since when replicas could have been seen.
+    pub(super) looking_since: Time,
 
     /// What was last published.
     pub(super) orders: RelayOrders,
@@ -162,7 +163,7 @@ impl Controller {
             state,
             persisted,
             world,
-            started_at: now,
+            looking_since: now,
             orders: RelayOrders::default(),
             assignment: None,
             published_outbox: None,
@@ -206,6 +207,8 @@ impl Controller {
         debug_assert!(self.outputs.is_empty(), "outputs must be drained before the next event");
         if now.since(self.next_deadline) >= STALL {
             self.world.lose_sight(now);
+            // Who has not answered yet has not been silent: nobody listened.
+            self.looking_since = now;
         }
         match event {
             Event::Relay(view) => self.world.take_relay(now, *view),

@@ -23,11 +23,9 @@ impl Controller {
         }
         self.drop_hopeless_seeds();
         self.drop_superseded_refusal();
+        self.release(now);
         let candidates = self.choose_candidates(now);
         self.seeds.retain(|replica, _| candidates.contains(replica));
-        if candidates.is_empty() {
-            return self.release_one(now);
-        }
         let mut ready = Vec::new();
         for candidate in candidates {
             if !self.world.is_streaming_live(&candidate) {
@@ -97,29 +95,32 @@ impl Controller {
         let Some(live) = self.world.relay.live() else { return false };
         let Some(position) = self.world.position(standby) else { return false };
         // An additional active takes no readers away from anyone, so only those that readers leave count.
-        let leavers = self.leavers(now, Some(standby));
+        let leavers = self.leavers(now, standby);
         let floors = leavers.iter().filter_map(|leaver| self.served.get(leaver));
         // A primary that began again has the same id, and may not get to where it was for days.
         let floors = floors.filter(|served| !self.is_of_ended(**served)).filter_map(|served| part_of(live, *served));
         floors.into_iter().all(|served| position.offset >= served)
     }
 
-    /// Actives that readers leave when `new` is promoted: those that cannot go on, and those of a planned switch.
-    fn leavers(&self, now: Time, new: Option<&NodeAddress>) -> Vec<NodeAddress> {
-        // Not those that only missed a probe.
-        let fitting = self.fitting(now);
+    /// Actives that readers leave when `new` is promoted: those of a planned switch, and those that cannot go on and are not needed any more.
+    fn leavers(&self, now: Time, new: &NodeAddress) -> Vec<NodeAddress> {
+        let is_planned = |replica: &NodeAddress| self.planned.as_ref().is_some_and(|planned| planned.old.contains(replica));
+        // Those that only missed a probe stay.
+        let mut staying = self.fitting(now);
+        staying.retain(|replica| replica != new && !is_planned(replica));
+        staying.push(new.clone());
+        let out = self.out_of_service().into_iter().filter(|replica| replica != new).count();
+        let may_leave = self.may_be_given_up().saturating_sub(out);
+        staying.extend(self.kept_with_old(now, self.desired_actives().saturating_sub(staying.len() + may_leave)));
         let mut leavers = self.having(|role| matches!(role, Role::Active));
-        leavers.retain(|replica| {
-            let planned = self.planned.as_ref().is_some_and(|planned| planned.old.contains(replica));
-            Some(replica) != new && (planned || !fitting.contains(replica))
-        });
+        leavers.retain(|replica| is_planned(replica) || !staying.contains(replica));
         leavers
     }
 
     fn promote(&mut self, now: Time, standby: &NodeAddress) {
         let Some(info) = self.world.info(standby).cloned() else { return };
         let Some(position) = info.position() else { return };
-        let leavers = self.leavers(now, Some(standby));
+        let leavers = self.leavers(now, standby);
         let differs = self.drifts_in_words(now, standby);
         let ids = self.world.relay.live().map(|live| live.ids().to_vec()).unwrap_or_default();
         self.state.record(&ids);

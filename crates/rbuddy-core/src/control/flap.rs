@@ -84,7 +84,7 @@ impl Controller {
         self.flaps.get(replica).is_some_and(|flaps| flaps.is_out)
     }
 
-    /// Those of these that readers are sent to: the steady ones, or all if there is none.
+    /// Those of these that readers are sent to, all of one dataset: the steady ones, or all if there is none.
     pub(super) fn steady(&self, actives: Vec<NodeAddress>) -> Vec<NodeAddress> {
         let steady: Vec<NodeAddress> = actives.iter().filter(|replica| !self.is_out(replica)).cloned().collect();
         if steady.is_empty() { actives } else { steady }

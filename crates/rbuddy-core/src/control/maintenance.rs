@@ -122,8 +122,10 @@ impl Controller {
 
     /// Another active that is as good: readers never go back to an older dataset (P10).
     pub(super) fn who_else_serves(&self, now: Time, replica: &NodeAddress) -> Option<NodeAddress> {
-        let as_good = if self.world.fits_live(replica) { self.fitting(now) } else { self.serving(now) };
-        as_good.into_iter().find(|other| other != replica)
+        let newness = |replica: &NodeAddress| self.progress(replica).map(|(newness, _)| newness);
+        let is_as_good =
+            |other: &NodeAddress| self.world.fits_live(other) || (!self.world.fits_live(replica) && newness(other) >= newness(replica));
+        self.serving(now).into_iter().find(|other| other != replica && is_as_good(other))
     }
 
     /// Whether stopping it now would be noticed by anybody.

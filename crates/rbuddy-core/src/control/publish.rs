@@ -84,13 +84,7 @@ impl Controller {
     }
 
     pub(super) fn make_assignment(&self, now: Time) -> Assignment {
-        let mut actives = self.serving(now);
-        // P10: one that is stranded on an older dataset is not read beside one that is not.
-        let fitting = self.fitting(now);
-        if !fitting.is_empty() {
-            actives = fitting;
-        }
-        let actives = self.steady(actives);
+        let actives = self.read_now(now);
         let actives: Vec<ActiveReplica> = actives.iter().filter_map(|replica| self.active_replica(replica, &actives)).collect();
         let until = |replica: &NodeAddress| self.drain_until.get(replica).copied().unwrap_or(now);
         let draining = self.having(|role| matches!(role, Role::Draining));
@@ -129,8 +123,19 @@ impl Controller {
             run_id: self.state.replicas.get(replica)?.run_id?,
             detached: self.is_detached(replica),
             offset_at_least: floor.unwrap_or(Offset::ZERO),
+            newer: self.newer_than(replica, &replids),
             replids,
         })
+    }
+
+    /// Ids of the group's histories that came after the one that this replica stands on, as far as is known.
+    fn newer_than(&self, replica: &NodeAddress, own: &[ReplId]) -> Vec<ReplId> {
+        if self.world.fits_live(replica) {
+            return Vec::new();
+        }
+        let known = &self.state.ids;
+        let at = known.iter().position(|known| own.contains(&known.replid)).unwrap_or(0);
+        known.iter().take(at).map(|known| known.replid).collect()
     }
 
     /// One id names two stretches where the primary's backlog did not reach back, or where it began again below what had arrived. What was read on

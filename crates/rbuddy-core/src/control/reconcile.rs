@@ -71,7 +71,7 @@ impl Controller {
         let upstream = &self.world.relay.upstream;
         let flows = upstream.state == UpstreamState::Streaming && self.world.fits_live(replica);
         let link_is_gone =
-            !probe.info.is_link_up && !probe.info.is_sync_in_progress && self.begin.is_some() && now.since(self.started_at) >= SETTLE;
+            !probe.info.is_link_up && !probe.info.is_sync_in_progress && self.begin.is_some() && now.since(self.looking_since) >= SETTLE;
         flows || is_stranded || link_is_gone
     }
 

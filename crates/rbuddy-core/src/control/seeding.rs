@@ -9,42 +9,44 @@ use super::state::Role;
 use super::status::Refusal;
 use super::world::Sight;
 use crate::info::Keyspace;
-use crate::types::{DatasetId, NodeAddress, Position, Time};
-use std::cmp::Reverse;
+use crate::types::{DatasetId, NodeAddress, Time};
 use std::time::Duration;
 
 impl Controller {
-    /// `standby = "warm"`: nothing is spare, so one active after another is given up for the new dataset, as long as others hold out. Not before
-    /// there is something plausible to give it.
-    pub(super) fn release_one(&mut self, now: Time) {
-        let leaving = self.having(|role| matches!(role, Role::Standby | Role::Draining | Role::Emptying { .. }));
-        let serving = self.serving(now);
-        let stranded = self.furthest_behind(serving.iter().filter(|replica| !self.world.fits_live(replica)));
-        let (StandbyMode::Warm, true, Some(replica), true) = (self.policy.standby, leaving.is_empty(), stranded, serving.len() > 1) else {
-            return;
-        };
-        let Some(dataset) = self.usable_snapshot(now) else { return };
-        match self.judge_primary(now, dataset) {
-            Some(Ok(())) => {
-                self.refusal = None;
-                self.state.generation = self.state.generation.next();
-                let drain = self.policy.drain;
-                self.set_role(&replica, Role::Draining, &format!("the first to get the new dataset; readers have {drain:?} to leave"));
-                self.drain_until.insert(replica.clone(), now.after(drain));
-                let other = serving.iter().find(|other| **other != replica).cloned();
-                self.tell_leavers(now, replica, other);
+    /// `standby = "warm"`: nothing is spare, so actives are given up for the new dataset, `max_unavailable` at a time and never the last that serves.
+    /// Not before there is something plausible to give them.
+    pub(super) fn release(&mut self, now: Time) {
+        for _ in self.out_of_service().len()..self.may_be_given_up() {
+            let behind = self.stranded(now).into_iter().min_by_key(|replica| self.progress(replica));
+            let Some(replica) = behind.filter(|_| self.serving(now).len() > 1) else { return };
+            let Some(dataset) = self.usable_snapshot(now) else { return };
+            match self.judge_primary(now, dataset) {
+                Some(Ok(())) => self.give_up(now, &replica),
+                Some(Err(reason)) => return self.reject(now, dataset, &reason),
+                // The others would have to wait for what it loads anyway.
+                None => return,
             }
-            Some(Err(reason)) => self.reject(now, dataset, &reason),
-            // The others would have to wait for what it loads anyway.
-            None => {}
         }
     }
 
-    /// Of the oldest history, and there the one with the least: its readers find all that they have read at the others (P10).
-    fn furthest_behind<'a>(&self, replicas: impl Iterator<Item = &'a NodeAddress>) -> Option<NodeAddress> {
-        let age = |position: &Position| self.state.ids.iter().position(|known| known.replid == position.replid);
-        let place = |replica: &&NodeAddress| self.world.position(replica).map(|position| (Reverse(age(&position)), position.offset));
-        replicas.min_by_key(place).cloned()
+    /// How many may be out of service for a new dataset. Where there are standbys, one is left for each that is filled, and nobody is missed.
+    pub(super) fn may_be_given_up(&self) -> usize {
+        if self.policy.standby == StandbyMode::Warm { self.policy.max_unavailable } else { 0 }
+    }
+
+    /// Those that are being left, emptied or filled, or could be.
+    pub(super) fn out_of_service(&self) -> Vec<NodeAddress> {
+        self.having(|role| matches!(role, Role::Standby | Role::Draining | Role::Emptying { .. }))
+    }
+
+    fn give_up(&mut self, now: Time, replica: &NodeAddress) {
+        self.refusal = None;
+        self.state.generation = self.state.generation.next();
+        let drain = self.policy.drain;
+        self.set_role(replica, Role::Draining, &format!("to get the new dataset; readers have {drain:?} to leave"));
+        self.drain_until.insert(replica.clone(), now.after(drain));
+        let other = self.read_now(now).into_iter().next();
+        self.tell_leavers(now, replica.clone(), other);
     }
 
     /// A refusal is of one dataset; the primary's next one is judged anew.

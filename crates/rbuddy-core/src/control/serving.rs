@@ -1,10 +1,11 @@
 //! Which replicas serve, and whether that is enough: the actives' health, and the *shortage* that everything else begins with.
 
 use super::controller::Controller;
-use super::settings::StandbyMode;
+use super::settings::{Consistency, StandbyMode};
 use super::state::{ReplicaRecord, Role};
 use crate::info::Role as ServerRole;
-use crate::types::{NodeAddress, Time};
+use crate::types::{NodeAddress, Offset, Time};
+use std::cmp::Reverse;
 use std::time::Duration;
 
 impl Controller {
@@ -51,6 +52,41 @@ impl Controller {
         self.serving(now).into_iter().filter(|replica| self.world.fits_live(replica)).collect()
     }
 
+    /// Those that readers may have, newest dataset first. As long as fewer have it than should serve, others make up for that with what they have:
+    /// each connection keeps in mind which dataset it has read (P10).
+    pub(super) fn read_now(&self, now: Time) -> Vec<NodeAddress> {
+        let mut read = self.steady(self.fitting(now));
+        let old = if read.is_empty() {
+            self.steady(self.stranded(now))
+        } else {
+            self.kept_with_old(now, self.desired_actives().saturating_sub(read.len()))
+        };
+        read.extend(old);
+        read
+    }
+
+    /// Of those that serve an older dataset the `missing` with the most. None where all are to move at once.
+    pub(super) fn kept_with_old(&self, now: Time, missing: usize) -> Vec<NodeAddress> {
+        let mut old = self.stranded(now);
+        old.truncate(if self.policy.consistency == Consistency::Atomic { 0 } else { missing });
+        old
+    }
+
+    /// Actives that serve what the primary does not continue, those with the newest and the most of it first.
+    pub(super) fn stranded(&self, now: Time) -> Vec<NodeAddress> {
+        let mut stranded = self.serving(now);
+        stranded.retain(|replica| !self.world.fits_live(replica));
+        stranded.sort_by_key(|replica| Reverse(self.progress(replica)));
+        stranded
+    }
+
+    /// How new its dataset is, and how much of it it has: readers of one that is behind find all that they have read at the others (P10).
+    pub(super) fn progress(&self, replica: &NodeAddress) -> Option<(Reverse<Option<usize>>, Offset)> {
+        let position = self.world.position(replica)?;
+        let age = self.state.ids.iter().position(|known| known.replid == position.replid);
+        Some((Reverse(age), position.offset))
+    }
+
     /// How many replicas should serve, of those that no operator has taken out.
     pub(super) fn desired_actives(&self) -> usize {
         let is_out = |record: &&ReplicaRecord| record.role == Role::Drained || (record.is_to_rest && record.role != Role::Active);
@@ -68,9 +104,8 @@ impl Controller {
 
     /// An active that stands on an ended history will not come back by itself: no patience. One that is restarting may.
     pub(super) fn shortage_patience(&self, now: Time) -> Duration {
-        let stranded = self.serving(now).iter().any(|replica| !self.world.fits_live(replica));
         let nobody_ever = self.having(|role| matches!(role, Role::Active)).is_empty();
-        if stranded || nobody_ever { Duration::ZERO } else { self.policy.dead_after }
+        if nobody_ever || !self.stranded(now).is_empty() { Duration::ZERO } else { self.policy.dead_after }
     }
 
     pub(super) fn observe_shortage(&mut self, now: Time) {

@@ -22,6 +22,8 @@ pub struct GroupPolicy {
     pub standby: StandbyMode,
     /// `consistency = "rolling" | "atomic"`.
     pub consistency: Consistency,
+    /// How many replicas at most are given up for a new dataset at a time, with `standby = "warm"`: at least 1.
+    pub max_unavailable: usize,
     /// `freeze = "hold" | "detach"`.
     pub freeze: FreezeMode,
     /// How long readers have to leave the old active.
@@ -45,7 +47,7 @@ pub enum StandbyMode {
     /// Emptied and held: costs no memory.
     #[default]
     Empty,
-    /// All replicas are active; on a new dataset they are resynced one after another.
+    /// All replicas are active; on a new dataset they are resynced, `max_unavailable` at a time.
     Warm,
 }
 
@@ -53,7 +55,7 @@ pub enum StandbyMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Consistency {
-    /// Readers move as soon as one replica has it; the others follow as they get it.
+    /// For each replica that has it one with the old dataset is left: both are read beside one another for a while.
     #[default]
     Rolling,
     /// All of them at once: needs as many standbys as actives.

@@ -22,7 +22,7 @@ impl Controller {
 
     /// A replica that has no position yet could be the one with the lowest: wait for it, but not for ever.
     fn is_enough_seen(&self, now: Time) -> bool {
-        let waited = now.since(self.started_at);
+        let waited = now.since(self.looking_since);
         let all_seen = self.policy.replicas.iter().all(|replica| {
             let Some(sight) = self.world.sight(replica) else { return true };
             let judged = *self.state.role(replica) != Role::Unknown;

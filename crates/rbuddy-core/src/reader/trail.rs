@@ -91,9 +91,10 @@ impl Trail {
         assignment.generation < self.generation
     }
 
-    /// Whether reading from this active would show a dataset that the connection has left for a newer one.
+    /// Whether reading from this active would show a dataset that the connection has left for a newer one, or an older one that it never knew.
     pub fn goes_back_to(&self, active: &ActiveReplica) -> bool {
-        !shares(&self.current, &active.replids) && self.left.iter().any(|left| shares(left, &active.replids))
+        let is_older = shares(&self.current, &active.newer);
+        is_older || (!shares(&self.current, &active.replids) && self.left.iter().any(|left| shares(left, &active.replids)))
     }
 
     /// Whether the server that said `info` has at least what this connection has surely read in the same history.
@@ -152,6 +153,7 @@ mod tests {
             detached: false,
             replids: replids.iter().map(|digit| id(*digit)).collect(),
             offset_at_least: Offset::new(100).expect("in range"),
+            newer: Vec::new(),
         }
     }
 
@@ -200,6 +202,23 @@ mod tests {
         stayed.served(Generation(1), &active(&['a']), None);
         stayed.served(Generation(4), &active(&['a']), None);
         assert!(!stayed.goes_back_to(&active(&['a'])), "it never left");
+    }
+
+    #[test]
+    fn a_connection_that_began_with_the_new_dataset_does_not_go_to_the_old_one() {
+        let old = ActiveReplica { newer: vec![id('c'), id('b')], ..active(&['a']) };
+        assert!(!Trail::default().goes_back_to(&old), "it has read nothing yet");
+        let mut trail = Trail::default();
+        trail.served(Generation(1), &active(&['b']), None);
+        assert!(trail.goes_back_to(&old));
+        assert!(!trail.goes_back_to(&active(&['c'])));
+        // A primary that lost its last writes with a failover goes on under a new id; a replica that has them is on a branch that ended.
+        let mut trail = Trail::default();
+        trail.served(Generation(1), &active(&['b', 'a']), None);
+        assert!(trail.goes_back_to(&old));
+        let mut stayed = Trail::default();
+        stayed.served(Generation(1), &active(&['a']), None);
+        assert!(!stayed.goes_back_to(&old));
     }
 
     #[test]

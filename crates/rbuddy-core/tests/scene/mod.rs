@@ -138,6 +138,7 @@ impl Scene {
             relay: address(RELAY),
             standby: StandbyMode::Empty,
             consistency: Consistency::Rolling,
+            max_unavailable: 1,
             freeze: FreezeMode::Hold,
             drain: Duration::from_secs(2),
             max_lag: MaxLag::default(),

@@ -96,10 +96,12 @@ impl Teller {
         if news.is_empty() { "positions and counts of keys".into() } else { news.join(", ") }
     }
 
-    fn tell_assignment(&self, assignment: &Assignment, with_least: bool) -> String {
-        let tell_active = |active: &ActiveReplica| match active.offset_at_least.get() {
-            least if with_least && least > 0 => format!("{} once it is at {least}", name(active.address.port)),
-            _ => name(active.address.port).to_owned(),
+    fn tell_assignment(&mut self, assignment: &Assignment, with_least: bool) -> String {
+        let tell_active = |active: &ActiveReplica| {
+            let newer = active.newer.first().map_or(String::new(), |newer| format!(", for who has not read {} yet", self.history(*newer)));
+            let least = active.offset_at_least.get();
+            let least = if with_least && least > 0 { format!(" once it is at {least}") } else { String::new() };
+            format!("{}{least}{newer}", name(active.address.port))
         };
         let actives: Vec<String> = assignment.actives.iter().map(tell_active).collect();
         let mut text = if actives.is_empty() { "nobody".to_owned() } else { actives.join(", ") };

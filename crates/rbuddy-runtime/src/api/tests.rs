@@ -59,6 +59,7 @@ fn assignment(group: &str, actives: &[&str], standby: Option<&str>) -> Assignmen
         detached: false,
         replids: Vec::new(),
         offset_at_least: Offset::ZERO,
+        newer: Vec::new(),
     };
     Assignment {
         group: group.parse().expect("a name"),

@@ -105,6 +105,7 @@ impl Server {
             detached: false,
             replids: info.replid.into_iter().collect(),
             offset_at_least: Offset::ZERO,
+            newer: Vec::new(),
         }
     }
 

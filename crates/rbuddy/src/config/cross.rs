@@ -30,6 +30,7 @@ pub(crate) fn judge(api: Option<&Placed<Listen>>, groups: &[GroupDraft], problem
         relay_is_not_open(group, problems);
         something_can_take_over(group, problems);
         an_atomic_switch_has_standbys(group, problems);
+        only_warm_replicas_take_turns(group, problems);
     }
     replicas_are_named_once(groups, problems);
 }
@@ -124,6 +125,18 @@ fn an_atomic_switch_has_standbys(group: &GroupDraft, problems: &mut Problems) {
     if group.is_atomic() && group.are_replicas_sound && (standby == StandbyMode::Warm || replicas < 2 * actives) {
         let remedy = "choose consistency = \"rolling\", or standby = \"empty\" with twice as many replicas as `active` says";
         problems.error(group.span.clone(), "consistency = \"atomic\" needs a standby for each active", remedy);
+    }
+}
+
+fn only_warm_replicas_take_turns(group: &GroupDraft, problems: &mut Problems) {
+    let (_, standby) = group.serving();
+    if group.limits_unavailable() && standby == StandbyMode::Empty {
+        let remedy = "remove it, or choose standby = \"warm\"";
+        problems.error(
+            group.span.clone(),
+            "`max_unavailable` says nothing where standbys take over: none of the actives is missed",
+            remedy,
+        );
     }
 }
 

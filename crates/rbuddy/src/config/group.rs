@@ -26,6 +26,7 @@ pub(crate) struct GroupDraft {
     actives: Option<u64>,
     standby: StandbyMode,
     consistency: Consistency,
+    max_unavailable: Option<u64>,
     freeze: FreezeMode,
     drain: Duration,
     max_lag: MaxLag,
@@ -64,6 +65,8 @@ pub(crate) fn read(name: &Placed<String>, field: &Field<'_>, problems: &mut Prob
     let replicas_field = fields.need("replicas", "replicas = [\"redis://127.0.0.1:6380\", \"redis://127.0.0.1:6381\"]", problems);
     let (replicas, are_replicas_sound) = replicas_field.and_then(|field| replicas(&field, problems)).unwrap_or((Vec::new(), false));
     let actives_range = 1..=(replicas.len().max(1) as u64);
+    // One goes on serving, however many may be resynced.
+    let spare_range = 1..=(replicas.len().max(2) as u64 - 1);
     let standby = fields.take("standby").and_then(|field| choice(&field, &STANDBY, problems)).unwrap_or_default();
     let actives = fields.take("active").filter(|_| are_replicas_sound).and_then(|field| field.count(actives_range, problems));
     let draft = GroupDraft {
@@ -77,6 +80,7 @@ pub(crate) fn read(name: &Placed<String>, field: &Field<'_>, problems: &mut Prob
         actives,
         standby,
         consistency: fields.take("consistency").and_then(|field| choice(&field, &CONSISTENCY, problems)).unwrap_or_default(),
+        max_unavailable: fields.take("max_unavailable").filter(|_| are_replicas_sound).and_then(|field| field.count(spare_range, problems)),
         freeze: fields.take("freeze").and_then(|field| freeze(&field, problems)).unwrap_or_default(),
         drain: fields.take("drain").and_then(|field| drain(&field, problems)).unwrap_or(Duration::from_secs(10)),
         max_lag: fields.take("max_lag").and_then(|field| max_lag(&field, problems)).unwrap_or_default(),
@@ -104,6 +108,7 @@ impl GroupDraft {
             relay: announce.clone(),
             standby: self.standby,
             consistency: self.consistency,
+            max_unavailable: usize::try_from(self.max_unavailable.unwrap_or(1)).ok()?,
             freeze: self.freeze,
             drain: self.drain,
             max_lag: self.max_lag,
@@ -136,6 +141,11 @@ impl GroupDraft {
     /// Several actives are to come to a new dataset at once.
     pub(crate) fn is_atomic(&self) -> bool {
         self.consistency == Consistency::Atomic
+    }
+
+    /// It says how many replicas may be resynced at a time.
+    pub(crate) fn limits_unavailable(&self) -> bool {
+        self.max_unavailable.is_some()
     }
 
     /// How many replicas serve and what the rest is.

@@ -18,6 +18,7 @@ const SHOWN: &[&str] = &[
     "active",
     "standby",
     "consistency",
+    "max_unavailable",
     "freeze",
     "drain",
     "bytes",

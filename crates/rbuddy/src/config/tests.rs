@@ -62,6 +62,7 @@ fn every_key_is_read() {
         reader = { listen = "localhost:0", max_clients = 5, park = "250ms" }
         active = 2
         standby = "warm"
+        max_unavailable = 1
         freeze = "detach"
         drain = "7s"
         max_lag = { bytes = "1KB", time = "3s" }
@@ -81,6 +82,7 @@ fn every_key_is_read() {
     assert_eq!((group.relay.announce.to_string().as_str(), group.relay.backlog_bytes), ("relay:3", 1_000_000));
     let reader = group.reader.as_ref().expect("given");
     assert_eq!((reader.listen.as_str(), reader.max_clients, reader.park), ("localhost:0", 5, Duration::from_millis(250)));
+    assert_eq!(group.policy.max_unavailable, 1);
     assert_eq!((group.policy.actives, group.policy.freeze, group.policy.guard.min_keys_ratio), (2, FreezeMode::Detach, 1.0));
     assert_eq!(group.policy.guard.drift, DriftGuard::Warn);
     assert_eq!(group.notify.iter().map(|target| target.format).collect::<Vec<_>>(), [NotifyFormat::Json, NotifyFormat::Form]);
@@ -160,6 +162,11 @@ fn single_mistakes_say_what_to_do() {
             "f:2:9: error: consistency = \"atomic\" needs a standby for each active (choose consistency = \"rolling\", or standby = \"empty\" with twice as many \
              replicas as `active` says)",
         ),
+        (
+            "max_unavailable = 1",
+            "f:2:9: error: `max_unavailable` says nothing where standbys take over: none of the actives is missed (remove it, or choose standby = \"warm\")",
+        ),
+        ("standby = \"warm\"\nmax_unavailable = 2", "f:7:19: error: `groups.main.max_unavailable` is out of range (choose from 1 to 1)"),
         ("consistency = \"all\"", "f:6:15: error: `groups.main.consistency`: no such choice (write \"rolling\" or \"atomic\")"),
         ("drain = \"5s\"", "f:6:9: warning: under 7 s some clients that follow by Sentinel are cut off (choose 7s or more)"),
         (

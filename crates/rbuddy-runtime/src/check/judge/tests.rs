@@ -25,6 +25,7 @@ fn sound() -> GroupFacts {
         relay: relay.clone(),
         standby: StandbyMode::Empty,
         consistency: Consistency::Rolling,
+        max_unavailable: 1,
         freeze: FreezeMode::Hold,
         drain: Duration::from_secs(10),
         max_lag: MaxLag::default(),

@@ -22,6 +22,7 @@ fn policy() -> GroupPolicy {
         relay: address(4),
         standby: StandbyMode::Empty,
         consistency: rbuddy_core::control::settings::Consistency::Rolling,
+        max_unavailable: 1,
         freeze: FreezeMode::Hold,
         drain: Duration::from_secs(1),
         max_lag: MaxLag::default(),
