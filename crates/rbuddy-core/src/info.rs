@@ -5,6 +5,7 @@
 
 use crate::types::{Flavour, NodeAddress, Offset, Position, ReplId, RunId, ServerVersion};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One answer to `INFO`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -57,6 +58,12 @@ pub struct ServerInfo {
     pub system_memory: Option<u64>,
     /// Its eviction policy.
     pub max_memory_policy: Option<String>,
+    /// Its modules, each with its version; `None` where `INFO` does not tell of modules (before 6.0).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules: Option<BTreeMap<String, u64>>,
+    /// The highest number of a database that has keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub highest_database: Option<u64>,
     /// Functions that it holds (7.0 and newer).
     pub functions: u64,
     /// Replicas attached to it.
@@ -110,7 +117,11 @@ impl ServerInfo {
         let mut valkey_version: Option<&str> = None;
         let mut ttl_sum: u128 = 0;
         for line in text.lines() {
-            let Some((key, value)) = line.trim_end().split_once(':') else { continue };
+            let line = line.trim_end();
+            if line == "# Modules" {
+                info.modules.get_or_insert_default();
+            }
+            let Some((key, value)) = line.split_once(':') else { continue };
             let flag = value == "1";
             match key {
                 "redis_version" => redis_version = Some(value),
@@ -152,8 +163,10 @@ impl ServerInfo {
                 "connected_slaves" => info.connected_replicas = value.parse().unwrap_or(0),
                 "rdb_last_save_time" => info.last_save_s = value.parse().ok(),
                 "aof_enabled" => info.is_aof_enabled = flag,
-                _ if is_database(key) => {
+                "module" => info.modules.get_or_insert_default().extend(module(value)),
+                _ if database(key).is_some() => {
                     let (keys, expires, avg_ttl_ms) = database_counts(value);
+                    info.highest_database = info.highest_database.max(database(key).filter(|_| keys > 0));
                     info.keyspace.keys = info.keyspace.keys.saturating_add(keys);
                     info.keyspace.expires = info.keyspace.expires.saturating_add(expires);
                     ttl_sum = ttl_sum.saturating_add(u128::from(expires) * u128::from(avg_ttl_ms));
@@ -195,8 +208,15 @@ impl ServerInfo {
     }
 }
 
-fn is_database(key: &str) -> bool {
-    key.strip_prefix("db").is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+/// `db7`
+fn database(key: &str) -> Option<u64> {
+    key.strip_prefix("db").filter(|number| number.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
+}
+
+/// `name=search,ver=20612,api=1,…`
+fn module(value: &str) -> Option<(String, u64)> {
+    let field = |name: &str| value.split(',').find_map(|field| field.split_once('=').filter(|(key, _)| *key == name)).map(|(_, text)| text);
+    Some((field("name")?.to_owned(), field("ver")?.parse().ok()?))
 }
 
 /// `keys=3,expires=1,avg_ttl=1000` (newer versions add more).
@@ -229,6 +249,16 @@ mod tests {
         assert_eq!(info.config_file, None);
         assert_eq!(info.keyspace, Keyspace { keys: 4, expires: 2, avg_ttl_ms: 2000 });
         assert_eq!(info.keyspace.persistent(), 2);
+        assert_eq!((info.highest_database, info.modules), (Some(7), None));
+    }
+
+    #[test]
+    fn modules_are_told_from_a_server_that_does_not_speak_of_them() {
+        assert_eq!(ServerInfo::parse("# Modules\r\n").modules, Some(BTreeMap::new()));
+        let text =
+            "# Modules\r\nmodule:name=lua,ver=1,api=1,filters=0,usedby=[],using=[],options=[a|b]\r\nmodule:name=ReJSON,ver=20609,api=1\r\n";
+        let modules = ServerInfo::parse(text).modules.expect("told");
+        assert_eq!(modules, BTreeMap::from([("ReJSON".to_owned(), 20609), ("lua".to_owned(), 1)]));
     }
 
     #[test]

@@ -4,8 +4,11 @@
 
 mod scene;
 
+use rbuddy_core::control::event::Probe;
 use rbuddy_core::control::plan::Plan;
+use rbuddy_core::control::relay::SessionState;
 use rbuddy_core::control::status::{Operation, Phase, RoleName};
+use rbuddy_core::info::ServerInfo;
 use scene::{A, B, C, Scene, address};
 use std::time::Duration;
 
@@ -62,6 +65,58 @@ fn a_dataset_that_does_not_fit_into_the_standby_is_told() {
     scene.follow_primary(A);
     let room = plan(&settled(scene)).new_primary.memory.unwrap();
     assert!(!room.suffices, "{room:?}");
+}
+
+#[test]
+fn room_on_disk_is_reckoned_from_the_dataset_first_and_from_its_snapshot_later() {
+    let mut scene = at_rest();
+    assert_eq!(plan(&scene).new_primary.disk, None, "the relay has not told what is free");
+    scene.view.disk_free_bytes = Some(8 << 20);
+    scene.step();
+    let room = plan(&scene).new_primary.disk.unwrap();
+    assert_eq!(
+        (room.needed_bytes, room.available_bytes, room.suffices),
+        (11_250_000, 8 << 20, false),
+        "what the primary uses, and an eighth"
+    );
+
+    scene.replace_primary(100_000);
+    scene.until(SOON, "it is filled", |scene| scene.active() == [B]);
+    let room = plan(&settled(scene)).new_primary.disk.unwrap();
+    assert_eq!((room.needed_bytes, room.suffices), (1_125, true), "the last snapshot had 1000 bytes");
+}
+
+#[test]
+fn how_long_it_takes_is_what_it_took_the_last_time() {
+    let mut scene = at_rest();
+    let before = plan(&scene).new_primary;
+    assert_eq!((before.storing_ms, before.filling_ms), (None, None));
+
+    scene.replace_primary(100_000);
+    scene.until(SOON, "a snapshot arrives", |scene| scene.phase() == Phase::ReceivingSnapshot);
+    let arrives = scene.now;
+    scene.until(SOON, "it is stored", |scene| scene.view.ready_snapshot().is_some());
+    let stored = scene.now;
+    let is = |scene: &Scene, wanted: fn(&SessionState) -> bool| {
+        scene.view.sessions.get(&address(B)).is_some_and(|session| wanted(&session.state))
+    };
+    scene.until(SOON, "B loads", |scene| is(scene, |state| matches!(state, SessionState::Loading { .. })));
+    let loads = scene.now;
+    scene.until(SOON, "B follows", |scene| is(scene, |state| matches!(state, SessionState::Streaming { .. })));
+    let took = plan(&scene).new_primary;
+    let ms = |time: Duration| Some(u64::try_from(time.as_millis()).unwrap());
+    assert_eq!((took.storing_ms, took.filling_ms), (ms(stored.since(arrives)), ms(scene.now.since(loads))));
+    assert_eq!(took.filling_ms, Some(600), "five steps of loading, and one to follow");
+}
+
+#[test]
+fn the_smaller_of_its_limit_and_its_machines_memory_counts() {
+    let mut scene = at_rest();
+    let info = ServerInfo { max_memory: Some(9_000_000), ..ServerInfo::default() };
+    scene.at(B).says = Some(Box::new(Probe { info, ..Probe::default() }));
+    scene.step();
+    let room = plan(&scene).new_primary.memory.unwrap();
+    assert_eq!((room.needed_bytes, room.available_bytes, room.suffices), (10_000_000, 9_000_000, false));
 }
 
 #[test]

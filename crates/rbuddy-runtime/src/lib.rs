@@ -28,5 +28,6 @@ pub mod handle;
 pub mod primary;
 pub mod reader;
 pub mod relay;
+mod server_settings;
 pub mod settings;
 pub mod webhook;

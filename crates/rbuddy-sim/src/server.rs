@@ -169,7 +169,7 @@ impl Process {
             keyspace: Keyspace { keys, expires: 0, avg_ttl_ms: 0 },
             ..ServerInfo::default()
         };
-        Probe { info, serve_stale: (self.master.is_some() && !is_loading).then_some(self.serves_stale) }
+        Probe { info, serve_stale: (self.master.is_some() && !is_loading).then_some(self.serves_stale), settings: None }
     }
 
     /// Carries out a command. `new_id`: an id that nobody has used yet.

@@ -181,6 +181,8 @@ fn status(group: &str) -> GroupStatus {
         lag_bytes: Some(2048),
         keys: Some(1000),
         session: None,
+        flapping: None,
+        drift: Vec::new(),
         may_stop: MayStop { allowed: role == RoleName::Refused, reason: "a test says so".to_owned() },
     };
     let refusal = Refusal {

@@ -9,8 +9,9 @@
 //! | judge replicas that have no role, or came back as another process | `classify.rs` |
 //! | begin with the primary | `start.rs` |
 //! | see whether enough replicas serve | `serving.rs` |
+//! | notice those that go in and out of service | `flap.rs` |
 //! | give a standby the new dataset | `seeding.rs` |
-//! | promote it | `failover.rs`, `planned.rs` |
+//! | promote it, if nothing hinders that | `failover.rs`, `planned.rs`, `hindrance.rs` |
 //! | leave the old active, empty it | `retire.rs` |
 //! | let a server rest that an operator wants to stop | `maintenance.rs` |
 //! | go where the primary has moved to | `following.rs` |
@@ -22,6 +23,7 @@
 use super::action::{Action, ActionId, Outcome, Output, ServerCommand, StoryLevel};
 use super::assignment::{Assignment, Notification};
 use super::event::{Event, Node};
+use super::flap::Flaps;
 use super::following::Candidate;
 use super::invariant;
 use super::relay::{RelayOrders, Start};
@@ -79,6 +81,9 @@ pub struct Controller {
     pub(super) served: BTreeMap<NodeAddress, Position>,
     /// What a reader must find at each active at least.
     pub(super) floors: BTreeMap<NodeAddress, Position>,
+    /// How often each replica fell lately.
+    #[serde(default)]
+    pub(super) flaps: BTreeMap<NodeAddress, Flaps>,
     /// The next snapshot request goes out then at the earliest.
     pub(super) snapshot_not_before: Option<Time>,
     /// The last request whose end was taken notice of, and how many failed in a row.
@@ -176,6 +181,7 @@ impl Controller {
             reference,
             served,
             floors: BTreeMap::new(),
+            flaps: BTreeMap::new(),
             snapshot_not_before: None,
             snapshot_answered: None,
             snapshot_failures: 0,
@@ -274,6 +280,7 @@ impl Controller {
             self.start(now);
             self.record_ids(now);
         }
+        self.observe_flaps(now);
         self.observe_reference(now);
         self.describe(now);
         self.publish(now);

@@ -1,6 +1,7 @@
 //! What the controller is told. Plain data: one format for driver, journal, simulator and transcripts.
 
 use super::action::{ActionId, Outcome};
+use super::drift::Settings;
 use super::primary::SentinelView;
 use super::relay::RelayView;
 use super::status::Operation;
@@ -79,4 +80,7 @@ pub struct Probe {
     pub info: ServerInfo,
     /// `replica-serve-stale-data`; `None` where it may not be asked.
     pub serve_stale: Option<bool>,
+    /// What it is set to. `None`: it was not asked this time, since that rarely changes, and what the same process said before still counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Settings>,
 }

@@ -75,6 +75,12 @@ impl Controller {
             return false;
         }
         self.refusal = None;
+        if self.is_hindered(now, standby) {
+            if let Some(why) = self.explain_hindrance(now, standby).filter(|_| self.planned.is_some()) {
+                self.give_up_planned(&why);
+            }
+            return false;
+        }
         if probe.serve_stale != Some(true) {
             self.command(now, standby, ServerCommand::ServeStale(true));
             return false;
@@ -115,11 +121,16 @@ impl Controller {
         let Some(info) = self.world.info(standby).cloned() else { return };
         let Some(position) = info.position() else { return };
         let leavers = self.leavers(now, standby);
+        let differs = self.drifts_in_words(now, standby);
         let ids = self.world.relay.live().map(|live| live.ids().to_vec()).unwrap_or_default();
         self.state.record(&ids);
         self.state.generation = self.state.generation.next();
         let generation = self.state.generation;
-        self.set_role(standby, Role::Active, &format!("promoted at {position}, generation {generation}, {} keys", info.keyspace.keys));
+        self.set_role(
+            standby,
+            Role::Active,
+            &format!("promoted at {position}, generation {generation}, {} keys{differs}", info.keyspace.keys),
+        );
         let record = self.record(standby);
         (record.run_id, record.served, record.adopted) = (info.run_id, Some(position), false);
         self.served.insert(standby.clone(), position);

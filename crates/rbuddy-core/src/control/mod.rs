@@ -7,9 +7,10 @@
 //! | [`controller`] | the face: events in, outputs out, one pass over the situation per event |
 //! | [`event`], [`action`] | what it is told, what it wants done |
 //! | [`state`] | the state file |
-//! | `world` | what is seen right now |
-//! | `classify`, `start`, `serving`, `seeding`, `failover`, `planned`, `retire`, `reconcile`, `operate`, `maintenance` | the steps of a pass |
+//! | `world`, `measure` | what is seen right now; how long the last snapshot took |
+//! | `classify`, `start`, `serving`, `flap`, `seeding`, `failover`, `planned`, `retire`, `reconcile`, `operate`, `maintenance` | the steps of a pass |
 //! | [`guard`] | plausible? ours? |
+//! | [`drift`], `hindrance` | set up like those whose readers it would take? |
 //! | [`invariant`] | what must hold after every event |
 //! | [`primary`], `following` | where the primary is, and what is made of a word that it has moved |
 //! | `publish`, `report` | orders, assignment, status: derived |
@@ -24,13 +25,17 @@ pub mod action;
 pub mod assignment;
 mod classify;
 pub mod controller;
+pub mod drift;
 pub mod event;
 mod failover;
+mod flap;
 mod following;
 pub mod guard;
+mod hindrance;
 pub mod invariant;
 pub mod journal;
 mod maintenance;
+mod measure;
 mod operate;
 pub mod plan;
 mod planned;

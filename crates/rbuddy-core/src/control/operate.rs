@@ -18,7 +18,7 @@ impl Controller {
             Operation::Failover => self.plan_switch(now, self.serving(now).into_iter().take(1).collect()),
             Operation::Drain { replica } => self.take_out(now, replica),
             Operation::Return { replica } => self.take_back_in(replica),
-            Operation::Approve { dataset } => self.approve(*dataset),
+            Operation::Approve { dataset } => self.approve(now, *dataset),
             Operation::Adopt { replica } => self.adopt(now, replica),
             Operation::Pause => {
                 self.state.paused = true;
@@ -35,12 +35,12 @@ impl Controller {
         })
     }
 
-    fn approve(&mut self, dataset: DatasetId) -> OperationResult {
-        let Some(refusal) = &self.refusal else {
+    fn approve(&mut self, now: Time, dataset: DatasetId) -> OperationResult {
+        let Some(refused) = self.refusal.as_ref().map(|refusal| refusal.dataset).or_else(|| self.hindered_dataset(now)) else {
             return Err("no dataset is refused at the moment, so there is nothing to approve".into());
         };
-        if refusal.dataset != dataset {
-            return Err(format!("the refused dataset is {}, not {dataset}: approve names exactly the one it means", refusal.dataset));
+        if refused != dataset {
+            return Err(format!("the refused dataset is {refused}, not {dataset}: approve names exactly the one it means"));
         }
         self.state.approved.push(dataset);
         self.refusal = None;

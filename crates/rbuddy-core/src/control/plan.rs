@@ -2,13 +2,12 @@
 //!
 //! Nothing is predicted by rules of its own: a copy of the controller is told what the relay and the probes would tell then, and what it decides is the answer.
 //! So the answer holds for exactly this moment, with its pause, its refusals and its silent replicas. Beside it stand the numbers that the outcome hangs on, as far as they
-//! were seen: the primary's backlog and the rate of its writes, the dataset's size and the room for it.
-//!
-//! Not here: how much disk the relay has, and how long a server takes to load; nobody has told the controller.
+//! were seen: the primary's backlog and the rate of its writes, the dataset's size, the room for it in memory and on disk, and how long it took the last time.
 
 use super::action::{Action, Output};
 use super::controller::Controller;
 use super::event::{Event, Node, Probe, ProbeResult};
+use super::measure::Pace;
 use super::relay::{FullResyncNeed, RelayView, SessionState, SnapshotState, SnapshotView, UpstreamState};
 use super::status::Phase;
 use crate::info::ServerInfo;
@@ -72,14 +71,20 @@ pub struct NewPrimary {
     pub filled: Option<NodeAddress>,
     /// Whether there is room for the dataset in its memory; `None`: not known, or nobody would be filled.
     pub memory: Option<Room>,
+    /// Whether there is room for the snapshot on the relay's disk; `None`: not known.
+    pub disk: Option<Room>,
+    /// Milliseconds until the snapshot is on the relay's disk, at the pace of the last one; `None`: not measured since rbuddy started.
+    pub storing_ms: Option<u64>,
+    /// Milliseconds from there until it is loaded and its server follows, likewise.
+    pub filling_ms: Option<u64>,
 }
 
 /// Room for a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
-    /// What the primary uses now.
+    /// In memory: what the primary or an active uses now, the larger of the two. On disk: the last snapshot, or what the primary uses, and an eighth more.
     pub needed_bytes: u64,
-    /// `maxmemory` of the replica, or what its machine has.
+    /// In memory: `maxmemory` of the replica or what its machine has, the smaller of the two. On disk: what is free beside all that is kept there now.
     pub available_bytes: u64,
     /// Whether that is enough.
     pub suffices: bool,
@@ -110,7 +115,15 @@ impl Controller {
         let mut then = Imagined::of(self, now);
         then.relay(|view| break_link(view, now));
         let Some((address, info)) = self.primary_address().zip(self.world.primary.info()) else {
-            return NewPrimary { outlook: then.outlook(), full_resync: false, filled: None, memory: None };
+            return NewPrimary {
+                outlook: then.outlook(),
+                full_resync: false,
+                filled: None,
+                memory: None,
+                disk: None,
+                storing_ms: None,
+                filling_ms: None,
+            };
         };
         let dataset = DatasetId(Position::new(imagined_id(), Offset::ZERO));
         then.probe(Node::Primary(address.clone()), ProbeResult::Answered(Box::new(reborn(info, dataset))));
@@ -126,15 +139,26 @@ impl Controller {
         }
         // Where several are filled side by side: the first of them. They all hold the same.
         let filled = then.controller.seeds.keys().next().cloned();
-        let memory = filled.as_ref().and_then(|replica| self.room(info, replica));
-        NewPrimary { outlook: then.outlook(), full_resync, filled, memory }
+        let memory = filled.as_ref().and_then(|replica| self.room_in_memory(now, info, replica));
+        let measured = &self.world.measured;
+        let bytes = measured.storing.map(|pace| pace.bytes);
+        let ms = |pace: Option<Pace>| pace.zip(bytes.or(pace.map(|pace| pace.bytes))).and_then(|(pace, bytes)| pace.ms_for(bytes));
+        let (storing_ms, filling_ms) = (ms(measured.storing), ms(measured.filling));
+        NewPrimary { outlook: then.outlook(), full_resync, filled, memory, disk: self.room_on_disk(info), storing_ms, filling_ms }
     }
 
-    fn room(&self, primary: &ServerInfo, replica: &NodeAddress) -> Option<Room> {
+    fn room_in_memory(&self, now: Time, primary: &ServerInfo, replica: &NodeAddress) -> Option<Room> {
         let replica = self.world.info(replica)?;
-        let needed_bytes = primary.used_memory?;
-        let available_bytes = replica.max_memory.filter(|limit| *limit > 0).or(replica.system_memory)?;
-        Some(Room { needed_bytes, available_bytes, suffices: needed_bytes <= available_bytes })
+        let used = self.serving(now).iter().filter_map(|active| self.world.info(active)?.used_memory).max();
+        let limits = [replica.max_memory.filter(|limit| *limit > 0), replica.system_memory];
+        Some(Room::of(primary.used_memory.max(used)?, limits.into_iter().flatten().min()?))
+    }
+
+    /// As the relay reckons before it asks for a snapshot. A snapshot is smaller than the dataset in memory, as a rule by far.
+    fn room_on_disk(&self, primary: &ServerInfo) -> Option<Room> {
+        let stored = self.world.relay.snapshot.as_ref().map(|snapshot| snapshot.bytes);
+        let bytes = self.world.measured.storing.map(|pace| pace.bytes).max(stored).or(primary.used_memory)?;
+        Some(Room::of(bytes.saturating_add(bytes / 8), self.world.relay.disk_free_bytes?))
     }
 
     fn plan_death(&self, now: Time, replica: &NodeAddress) -> Outlook {
@@ -218,7 +242,7 @@ fn take_snapshot(view: &mut RelayView, dataset: DatasetId) {
 fn reborn(info: &ServerInfo, dataset: DatasetId) -> Probe {
     let run_id = IMAGINED.parse::<RunId>().ok();
     let info = ServerInfo { run_id, replid: Some(dataset.0.replid), replid2: None, offset: Some(dataset.0.offset), ..info.clone() };
-    Probe { info, serve_stale: None }
+    Probe { info, serve_stale: None, settings: None }
 }
 
 fn imagined_id() -> ReplId {
@@ -227,6 +251,12 @@ fn imagined_id() -> ReplId {
 
 /// No server gives itself this id: it draws them at random.
 const IMAGINED: &str = "ffffffffffffffffffffffffffffffffffffffff";
+
+impl Room {
+    fn of(needed_bytes: u64, available_bytes: u64) -> Room {
+        Room { needed_bytes, available_bytes, suffices: needed_bytes <= available_bytes }
+    }
+}
 
 /// So many times `dead_after`.
 const DEATH_LASTS: u32 = 4;

@@ -15,6 +15,9 @@ impl Controller {
             return Ok("a failover is under way already".into());
         }
         let standby = self.choose_candidate(now).ok_or("there is no standby that answers: add one, or `rbuddy adopt` a replica")?;
+        if let Some(why) = self.explain_hindrance(now, &standby) {
+            return Err(why);
+        }
         if self.world.relay.upstream.state != UpstreamState::Streaming {
             return Err("the primary is not reachable, so no standby can be seeded".into());
         }

@@ -158,6 +158,10 @@ impl Controller {
     pub(super) fn observe_served(&mut self) {
         // One that readers leave follows on, and those that are still there see more.
         for replica in self.having(|role| matches!(role, Role::Active | Role::Draining)) {
+            // What it gets meanwhile nobody sees.
+            if self.is_out_and_not_read(&replica) {
+                continue;
+            }
             let streaming = self.world.session(&replica).and_then(|session| match session.state {
                 SessionState::Streaming { replid, sent, .. } => Some(Position::new(replid, sent)),
                 SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,

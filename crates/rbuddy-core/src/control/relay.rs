@@ -82,6 +82,9 @@ pub struct RelayView {
     pub sessions: BTreeMap<NodeAddress, SessionView>,
     /// Why the last session of a replica ended.
     pub ended: BTreeMap<NodeAddress, SessionEnd>,
+    /// Bytes that may still be written to its disk, in whole MiB, as it was a few seconds ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_free_bytes: Option<u64>,
 }
 
 /// What a previous run of the relay followed when it last wrote that down.

@@ -114,6 +114,10 @@ impl Controller {
             let advice = if actives > 1 { "`rbuddy adopt` one of the actives as standby" } else { "add a standby" };
             let _ = write!(text, "; nothing could take over after a full resync: {advice}");
         }
+        for (replica, flapping) in self.policy.replicas.iter().filter_map(|replica| Some((replica, self.flapping(replica)?))) {
+            let (falls, proof) = (flapping.falls, flapping.steady_for_s);
+            let _ = write!(text, "; {replica} went out of service {falls} times within minutes, and is to be steady for {proof} s first");
+        }
         for replica in self.having(|role| matches!(role, Role::Drained)) {
             let _ = write!(text, "; {replica} was taken out: `rbuddy return` it when it is back");
         }
@@ -130,6 +134,9 @@ impl Controller {
             several => format!("{} replicas serve", several.len()),
         };
         let old = if serving.iter().any(|replica| !self.world.fits_live(replica)) { " the old dataset" } else { "" };
+        if let Some(why) = self.explain_hindrances(now).filter(|_| !serving.is_empty()) {
+            return (Phase::NoStandby, format!("{serves}{old}; {why}"));
+        }
         let has_standby = !self.having(|role| matches!(role, Role::Standby)).is_empty();
         // One of them is given up for the new dataset as soon as that is there: nothing is missing.
         let takes_turns = self.policy.standby == StandbyMode::Warm && serving.len() > 1 && !has_standby;
@@ -167,6 +174,14 @@ impl Controller {
             (false, _) => phase,
         };
         (phase, format!("{serves}{old}; {doing}{}", self.explain_waiting(now, serving)))
+    }
+
+    /// All that could be promoted is ready, but for what hinders it.
+    fn explain_hindrances(&self, now: Time) -> Option<String> {
+        let ready: Vec<NodeAddress> =
+            self.choose_candidates(now).into_iter().filter(|standby| self.world.is_streaming_live(standby)).collect();
+        let hindrances: Option<Vec<String>> = ready.iter().map(|standby| self.explain_hindrance(now, standby)).collect();
+        hindrances.filter(|hindrances| !hindrances.is_empty()).map(|hindrances| hindrances.join("; "))
     }
 
     fn explain_waiting(&self, now: Time, serving: &[NodeAddress]) -> String {
@@ -207,6 +222,9 @@ impl Controller {
     fn why_unusable(&self, replica: &NodeAddress) -> String {
         match self.world.sight(replica) {
             Some(sight) if sight.is_answering() => {
+                if let Some(why) = self.explain_cannot_load(replica) {
+                    return why;
+                }
                 let version = sight.info().and_then(|info| info.version).map_or("its version".to_owned(), |version| version.to_string());
                 let rdb = self.world.relay.snapshot.as_ref().and_then(|snapshot| snapshot.rdb);
                 format!("{replica} ({version}) cannot load {}", rdb.map_or("it".to_owned(), |rdb| rdb.to_string()))
@@ -292,6 +310,8 @@ impl Controller {
             keys: info.map(|info| info.keyspace.keys),
             session: self.world.session(replica).map(|session| session.state.clone()),
             may_stop: self.may_stop(now, replica),
+            flapping: self.flapping(replica),
+            drift: if *self.state.role(replica) == Role::Standby { self.drifts(now, replica) } else { Vec::new() },
         }
     }
 }

@@ -89,11 +89,16 @@ impl Controller {
             let is_alive = |sight: &Sight| sight.is_answering() || (is_loading && !sight.is_dead(now, LOADING_SILENCE));
             self.world.sight(replica).is_some_and(is_alive) && self.can_load(replica)
         };
+        // Filled and kept at hand all the same: what hinders it may be mended at any moment, or be of no account when nobody serves any more.
+        // With nobody serving there is nothing to be choosy for.
+        let is_served = !self.serving(now).is_empty();
+        let is_last = |replica: &NodeAddress| self.is_hindered(now, replica) || (is_served && self.is_out(replica));
         let rank = |replica: &NodeAddress| {
             let seed = self.seeds.get(replica);
             // One that was lost again and again makes room for the next, if there is one.
             let is_hopeless = seed.is_some_and(|seed| seed.attempts >= SEED_ATTEMPTS && !seed.has_begun);
             match (seed.is_some(), self.last_error(replica).is_some()) {
+                _ if is_last(replica) => 5,
                 _ if self.world.is_streaming_live(replica) => 0,
                 _ if is_hopeless => 4,
                 (true, _) => 1,
@@ -102,7 +107,7 @@ impl Controller {
             }
         };
         let mut usable: Vec<NodeAddress> = standbys.iter().filter(usable).cloned().collect();
-        usable.sort_by_key(rank);
+        usable.sort_by_cached_key(rank);
         usable.truncate(self.missing(now));
         usable
     }
@@ -115,8 +120,11 @@ impl Controller {
         })
     }
 
-    /// Its version loads what the snapshot is (P2: a server that is given what it cannot load empties itself).
+    /// It has the modules and databases of the primary, and its version loads what the snapshot is (P2: a server that is given what it cannot load empties itself).
     pub(super) fn can_load(&self, replica: &NodeAddress) -> bool {
+        if self.cannot_load(replica).is_some() && !self.world.is_streaming_live(replica) {
+            return false;
+        }
         let version = self.world.info(replica).and_then(|info| info.version);
         let rdb = self.world.relay.snapshot.as_ref().and_then(|snapshot| snapshot.rdb);
         match (version, rdb) {

@@ -55,9 +55,12 @@ impl Controller {
     /// Those that readers may have, newest dataset first. As long as fewer have it than should serve, others make up for that with what they have:
     /// each connection keeps in mind which dataset it has read (P10).
     pub(super) fn read_now(&self, now: Time) -> Vec<NodeAddress> {
-        let mut read = self.fitting(now);
-        let old =
-            if read.is_empty() { self.stranded(now) } else { self.kept_with_old(now, self.desired_actives().saturating_sub(read.len())) };
+        let mut read = self.steady(self.fitting(now));
+        let old = if read.is_empty() {
+            self.steady(self.stranded(now))
+        } else {
+            self.kept_with_old(now, self.desired_actives().saturating_sub(read.len()))
+        };
         read.extend(old);
         read
     }

@@ -100,6 +100,20 @@ pub struct Guard {
     pub min_keys_ratio: f64,
     /// Datasets with fewer keys than this are not judged.
     pub min_keys: u64,
+    /// `guard.drift = "refuse" | "warn"`.
+    #[serde(default)]
+    pub drift: DriftGuard,
+}
+
+/// What becomes of a standby that is not set up like the active whose readers it would take, in a way that would hurt them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum DriftGuard {
+    /// It is not promoted while another serves.
+    #[default]
+    Refuse,
+    /// It is promoted, and the story tells the differences.
+    Warn,
 }
 
 impl Default for MaxLag {
@@ -110,6 +124,6 @@ impl Default for MaxLag {
 
 impl Default for Guard {
     fn default() -> Guard {
-        Guard { min_keys_ratio: 0.5, min_keys: 1000 }
+        Guard { min_keys_ratio: 0.5, min_keys: 1000, drift: DriftGuard::default() }
     }
 }

@@ -137,6 +137,62 @@ pub struct ReplicaStatus {
     pub session: Option<SessionState>,
     /// Whether an operator may stop it now.
     pub may_stop: MayStop,
+    /// It went in and out of service too often: not read as long as a steady one serves, and filled last.
+    pub flapping: Option<Flapping>,
+    /// A standby: what its readers would find otherwise than where they are now.
+    pub drift: Vec<Drift>,
+}
+
+/// How often a replica went out of service lately, and what it has to prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flapping {
+    /// So often, each time within minutes of coming back.
+    pub falls: u32,
+    /// For so many seconds it has to be steady.
+    pub steady_for_s: u64,
+    /// Then it will have been; `None`: it is out of service now.
+    pub until: Option<Time>,
+}
+
+/// A difference between a standby and a replica whose readers it would take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    /// The other one.
+    pub from: NodeAddress,
+    /// What it is.
+    #[serde(flatten)]
+    pub difference: Difference,
+}
+
+/// How two servers differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// In what.
+    pub setting: Setting,
+    /// Readers would notice: a promotion waits for an operator, unless nobody serves.
+    pub hurts: bool,
+    /// With both sides' numbers.
+    pub reason: String,
+    /// How to make them alike.
+    pub remedy: String,
+}
+
+/// What servers that take over for each other should have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Setting {
+    /// `maxmemory`, also against the data.
+    Maxmemory,
+    /// `maxmemory-policy`.
+    MaxmemoryPolicy,
+    /// `databases`.
+    Databases,
+    /// The users of the ACL.
+    Users,
+    /// Loaded modules.
+    Modules,
+    /// The server's version.
+    Version,
 }
 
 /// The answer to "may I stop this one now?": `GET /v1/groups/{g}/replicas/{r}/may-stop`, `rbuddy may-stop`.

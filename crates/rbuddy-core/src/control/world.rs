@@ -2,6 +2,7 @@
 //! restart, and nothing here decides.
 
 use super::event::{Probe, ProbeResult};
+use super::measure::Measured;
 use super::primary::SentinelView;
 use super::relay::{RelayView, SessionState, SessionView};
 use crate::info::{Role as ServerRole, ServerInfo};
@@ -41,6 +42,9 @@ pub(super) struct World {
     pub(super) sentinels: SentinelView,
     /// Ends of the live history at earlier moments, to tell how old a position is.
     ends: VecDeque<(Time, Position)>,
+    /// How long the last snapshot and the last filling took.
+    #[serde(default)]
+    pub(super) measured: Measured,
 }
 
 impl Sight {
@@ -50,7 +54,11 @@ impl Sight {
             return;
         }
         match result {
-            ProbeResult::Answered(probe) => {
+            ProbeResult::Answered(mut probe) => {
+                if probe.settings.is_none() {
+                    let before = self.probe.take().filter(|before| before.info.run_id == probe.info.run_id);
+                    probe.settings = before.and_then(|before| before.settings);
+                }
                 let asked_at = Some(asked_at).filter(|at| *at >= self.expired_at);
                 (self.probe, self.asked_at, self.failing_since, self.error) = (Some(*probe), asked_at, None, None);
             }
@@ -118,6 +126,7 @@ impl World {
                 self.ends.pop_front();
             }
         }
+        self.measured.observe(now, &view);
         self.relay = view;
     }
 

@@ -9,6 +9,8 @@
 //! * *what only counts or tells* is left out: numbers of actions and notifications, the outbox, the generation (the promises hold its rise, and who is
 //!   asked whether it is the same one asks at the same moment).
 //! * *`ends`* is left out: it excuses a standby that is more than `max_lag.bytes` behind, and here who streams has everything at once.
+//! * *`measured`* is left out: it is only told.
+//! * *`flaps`* are left out: two faults make no replica fall so often that it decides anything.
 //! * *the policy* is left out: it is the same for all states of a configuration.
 
 use super::trial::Trial;
@@ -73,7 +75,9 @@ impl<'a> Reader<'a> {
                 hash.add_number(*self.ids.entry(id).or_insert(next));
             }
             b"Generation" | b"next_action" | b"next_notification" => _ = self.number(),
-            b"ends" | b"outbox" | b"published_outbox" | b"policy" if self.rest.starts_with(b": ") => self.skip_value(),
+            b"ends" | b"flaps" | b"measured" | b"outbox" | b"published_outbox" | b"policy" if self.rest.starts_with(b": ") => {
+                self.skip_value()
+            }
             _ => {}
         }
     }

@@ -53,6 +53,8 @@ pub struct Server {
     pub version: ServerVersion,
     /// Steps for which a new dataset still loads.
     pub loading_steps: u32,
+    /// What it says of itself beside all this.
+    pub says: Option<Box<Probe>>,
 }
 
 /// How commands end.
@@ -430,6 +432,7 @@ impl Scene {
         if !server.up || server.hangs {
             return ProbeResult::Failed("no answer".into());
         }
+        let Probe { info: said, settings, .. } = server.says.as_deref().cloned().unwrap_or_default();
         let info = ServerInfo {
             version: Some(server.version),
             run_id: Some(server.run_id),
@@ -444,9 +447,9 @@ impl Scene {
             backlog_size: Some(1 << 20),
             used_memory: Some(100 * server.keys),
             system_memory: Some(1 << 30),
-            ..ServerInfo::default()
+            ..said
         };
-        ProbeResult::Answered(Box::new(Probe { info, serve_stale: server.master.as_ref().map(|_| server.serve_stale) }))
+        ProbeResult::Answered(Box::new(Probe { info, serve_stale: server.master.as_ref().map(|_| server.serve_stale), settings }))
     }
 
     /// The relay gives up the old primary at once.
@@ -672,6 +675,7 @@ fn server(id: u64, keys: u64) -> Server {
         hangs: false,
         version: ServerVersion::parse(Flavour::Redis, "7.0.15").expect("a version"),
         loading_steps: 0,
+        says: None,
     }
 }
 

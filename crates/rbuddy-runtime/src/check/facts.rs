@@ -2,9 +2,10 @@
 
 use crate::primary::Said;
 use crate::settings::GroupSettings;
+use rbuddy_core::control::drift::{Seen, Settings};
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::types::{NodeAddress, ReplId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A group: what is configured, and what its servers say.
 #[derive(Debug, Clone)]
@@ -45,8 +46,8 @@ pub(super) struct ServerFacts {
     pub(super) config: BTreeMap<&'static str, String>,
     /// What our login may do there.
     pub(super) commands: BTreeMap<&'static str, Access>,
-    /// `None`: it may not be asked.
-    pub(super) modules: Option<BTreeSet<String>>,
+    /// What must be alike where one takes over for another.
+    pub(super) settings: Settings,
     /// Sentinels that are connected.
     pub(super) sentinels: usize,
     /// Its configuration file's `replicaof`, where the file is on this machine and can be read.
@@ -82,6 +83,11 @@ impl ServerFacts {
     /// A parameter, if it is known.
     pub(super) fn config(&self, name: &str) -> Option<&str> {
         self.config.get(name).map(String::as_str)
+    }
+
+    /// As it is held against others.
+    pub(super) fn seen(&self) -> Seen<'_> {
+        Seen { info: &self.info, settings: Some(&self.settings) }
     }
 
     /// It keeps its dataset over a restart.

@@ -3,6 +3,7 @@
 use super::Depth;
 use super::facts::{Access, Server, ServerFacts, Silence};
 use crate::admin::{AdminConnection, AdminError, text};
+use crate::server_settings;
 use crate::settings::Endpoint;
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::types::NodeAddress;
@@ -32,17 +33,7 @@ pub(super) const FOR_REPLICAS: &[(&str, &[&str])] = &[
 pub(super) const FOR_PRIMARY: &[(&str, &[&str])] =
     &[("PING", &["PING"]), ("REPLCONF", &["REPLCONF", "ACK", "0"]), ("PSYNC", &["PSYNC", "?", "-1"]), ("INFO", &["INFO"])];
 
-const PARAMETERS: &[&str] = &[
-    "masterauth",
-    "masteruser",
-    "save",
-    "replica-serve-stale-data",
-    "replica-read-only",
-    "databases",
-    "maxmemory",
-    "maxmemory-policy",
-    "repl-diskless-load",
-];
+const PARAMETERS: &[&str] = &["masterauth", "masteruser", "save", "replica-serve-stale-data", "replica-read-only", "repl-diskless-load"];
 
 /// Everything about one server.
 pub(super) async fn server(endpoint: &Endpoint, depth: Depth, is_primary: bool, timeout: Duration) -> Server {
@@ -66,7 +57,7 @@ async fn ask(endpoint: &Endpoint, depth: Depth, is_primary: bool, timeout: Durat
             facts.config.insert(name, value);
         }
     }
-    facts.modules = answer(&connection, &["MODULE", "LIST"]).await.map(|list| module_names(&list));
+    facts.settings = server_settings::ask(&connection).await.unwrap_or_default();
     facts.sentinels = answer(&connection, &["CLIENT", "LIST"]).await.and_then(|list| text(&list)).map_or(0, |list| sentinels(&list));
     if let Some(file) = &facts.info.config_file {
         facts.file_replicaof = replicaof_in_file(&endpoint.address, file).await;
@@ -122,17 +113,6 @@ async fn dry_run(connection: &AdminConnection, user: Option<&str>, sample: &[&st
 /// What the server says, if it says anything.
 async fn answer(connection: &AdminConnection, args: &[&str]) -> Option<Value> {
     connection.command(args).await.ok()
-}
-
-/// `[[name, x, ver, 1, …], …]`
-fn module_names(list: &Value) -> std::collections::BTreeSet<String> {
-    let Value::Array(modules) = list else { return Default::default() };
-    let name = |module: &Value| {
-        let Value::Array(fields) = module else { return None };
-        let at = fields.iter().position(|field| text(field).as_deref() == Some("name"))?;
-        fields.get(at + 1).and_then(text)
-    };
-    modules.iter().filter_map(name).collect()
 }
 
 /// A Sentinel names its connections `sentinel-<id>-cmd` and `sentinel-<id>-pubsub`.

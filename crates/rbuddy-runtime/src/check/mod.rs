@@ -7,7 +7,7 @@
 //! | [`gather`] | asks the servers |
 //! | [`judge`] | facts in, findings out; pure |
 //!
-//! Promise: nothing is written to any server. Only `AUTH`, `INFO`, `CONFIG GET`, `COMMAND INFO`, `ACL WHOAMI`, `ACL DRYRUN`, `MODULE
+//! Promise: nothing is written to any server. Only `AUTH`, `INFO`, `CONFIG GET`, `COMMAND INFO`, `ACL WHOAMI`, `ACL DRYRUN`, `ACL
 //! LIST` and `CLIENT LIST` are sent, and to Sentinels questions. Not here: the configuration file itself (the binary reads it first), words and colours (likewise).
 
 mod facts;

@@ -80,6 +80,8 @@ pub(super) struct Inner {
     pub(super) is_state_stale: bool,
     /// How large the last snapshot was, as far as it came.
     pub(super) snapshot_bytes: u64,
+    /// What is free there, as last seen.
+    pub(super) disk_free_bytes: Option<u64>,
     /// The disk did not take what it was to keep: until then it is left alone.
     pub(super) disk_trouble: Option<Instant>,
     /// What replicas had when they were last here.
@@ -349,6 +351,7 @@ impl Inner {
             named: None,
             is_state_stale: false,
             snapshot_bytes: 0,
+            disk_free_bytes: None,
             disk_trouble: None,
             away: BTreeMap::new(),
             unweighed_bytes: 0,

@@ -197,6 +197,7 @@ impl Relay {
         let (stopping, mut parts) = (hub.stopping.clone(), JoinSet::new());
         let thread = OwnThread::start(Arc::clone(&hub)).map_err(RelayError::Thread)?;
         parts.spawn(view::publish(Arc::clone(&hub), publisher, stopping.clone()));
+        parts.spawn(view::watch_disk(Arc::clone(&hub), stopping.clone()));
         parts.spawn(state::save_regularly(Arc::clone(&hub)));
         parts.spawn(log_writer::run(Arc::clone(&hub)));
         parts.spawn(keeper::keep(Arc::clone(&hub), orders.clone(), stopping.clone()));

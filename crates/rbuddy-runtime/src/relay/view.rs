@@ -1,5 +1,6 @@
 //! Publishes what is: [`RelayView`] for the controller. States at once, counters at most 20 times a second.
 
+use super::files::free_bytes;
 use super::hub::{Arrival, Hub, Inner};
 use rbuddy_core::control::relay::{RelayView, SnapshotState, SnapshotView};
 use std::sync::Arc;
@@ -28,6 +29,20 @@ pub(super) async fn publish(hub: Arc<Hub>, view: watch::Sender<RelayView>, cance
     }
 }
 
+/// Looks at the disk now and then. Apart from the publisher: a disk that hangs holds up nobody.
+pub(super) async fn watch_disk(hub: Arc<Hub>, cancel: CancellationToken) {
+    loop {
+        let dir = hub.config.dir.clone();
+        let free = tokio::task::spawn_blocking(move || free_bytes(&dir)).await;
+        let free = free.ok().and_then(Result::ok).map(|bytes| bytes & !(MIB - 1));
+        hub.count(|inner| inner.disk_free_bytes = free);
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(DISK_EVERY) => {}
+        }
+    }
+}
+
 /// The whole state as others see it.
 pub(super) fn compose(inner: &Inner) -> RelayView {
     RelayView {
@@ -42,6 +57,7 @@ pub(super) fn compose(inner: &Inner) -> RelayView {
         snapshot_request_error: inner.request_error.clone(),
         sessions: inner.sessions.iter().map(|(address, session)| (address.clone(), session.view.clone())).collect(),
         ended: inner.ended.clone(),
+        disk_free_bytes: inner.disk_free_bytes,
     }
 }
 
@@ -70,4 +86,7 @@ fn snapshot(inner: &Inner) -> Option<SnapshotView> {
     })
 }
 
+const DISK_EVERY: Duration = Duration::from_secs(10);
+/// A disk that others write to as well would be news all the time.
+const MIB: u64 = 1 << 20;
 const COUNTERS_EVERY: Duration = Duration::from_millis(50);

@@ -35,6 +35,10 @@ fn render(plan: &Plan) -> String {
     lines.extend(outlook(&plan.link_breaks.outlook));
     lines.push("the primary came back with as many keys and another history:".into());
     lines.push(format!("  {}", filling(&plan.new_primary)));
+    if plan.new_primary.full_resync {
+        lines.push(format!("  {}", storing(&plan.new_primary)));
+        lines.push(format!("  {}", duration(&plan.new_primary)));
+    }
     lines.extend(outlook(&plan.new_primary.outlook));
     for (replica, then) in &plan.replica_dies {
         lines.push(format!("{replica} died:"));
@@ -64,12 +68,38 @@ fn filling(plan: &NewPrimary) -> String {
     }
     let Some(filled) = &plan.filled else { return "a full resync; nobody would be filled with it".into() };
     match plan.memory {
-        Some(Room { needed_bytes, available_bytes, suffices }) => {
-            let word = if suffices { "enough" } else { "NOT ENOUGH" };
-            format!("a full resync; {filled} would be filled: {needed_bytes} bytes are needed, it may use {available_bytes}, {word}")
+        Some(room) => {
+            let Room { needed_bytes, available_bytes, .. } = room;
+            format!(
+                "a full resync; {filled} would be filled: {needed_bytes} bytes are needed, it may use {available_bytes}, {}",
+                word(room)
+            )
         }
         None => format!("a full resync; {filled} would be filled; whether it has the memory is not known"),
     }
+}
+
+fn storing(plan: &NewPrimary) -> String {
+    match plan.disk {
+        Some(room) => {
+            let Room { needed_bytes, available_bytes, .. } = room;
+            format!("the snapshot needs about {needed_bytes} bytes on the relay's disk, {available_bytes} are free, {}", word(room))
+        }
+        None => "whether the relay's disk has room for the snapshot is not known".into(),
+    }
+}
+
+fn word(room: Room) -> &'static str {
+    if room.suffices { "enough" } else { "NOT ENOUGH" }
+}
+
+fn duration(plan: &NewPrimary) -> String {
+    let time = |ms: Option<u64>| ms.map_or("not measured yet".to_owned(), |ms| format!("about {:.1} s", ms as f64 / 1000.0));
+    format!(
+        "until the snapshot is stored: {}; from there until it is loaded and followed: {}",
+        time(plan.storing_ms),
+        time(plan.filling_ms)
+    )
 }
 
 fn outlook(then: &Outlook) -> Vec<String> {

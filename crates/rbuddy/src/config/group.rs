@@ -5,7 +5,7 @@ use super::problem::Problems;
 use super::server;
 use super::units::{Listen, Wrong, bare_host, parse_port};
 use rbuddy_core::control::relay::AckPolicy;
-use rbuddy_core::control::settings::{Consistency, FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
+use rbuddy_core::control::settings::{Consistency, DriftGuard, FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::types::{GroupName, NodeAddress};
 use rbuddy_runtime::settings::{
     Credentials, Endpoint, GroupSettings, NotifyFormat, NotifySettings, PrimaryPlace, PrimarySettings, ReaderSettings, RelaySettings,
@@ -383,6 +383,7 @@ fn guard(field: &Field<'_>, problems: &mut Problems) -> Option<Guard> {
     let guard = Guard {
         min_keys_ratio: fields.take("min_keys_ratio").and_then(|field| field.ratio(0.0..=1.0, problems)).unwrap_or(default.min_keys_ratio),
         min_keys: fields.take("min_keys").and_then(|field| field.count(0..=u64::MAX, problems)).unwrap_or(default.min_keys),
+        drift: fields.take("drift").and_then(|field| choice(&field, &DRIFT, problems)).unwrap_or(default.drift),
     };
     fields.finish(problems);
     Some(guard)
@@ -439,6 +440,7 @@ const CONSISTENCY: [(&str, Consistency); 2] = [("rolling", Consistency::Rolling)
 const SNAPSHOT_FROM: [(&str, SnapshotFrom); 2] = [("primary", SnapshotFrom::Primary), ("replica", SnapshotFrom::Replica)];
 const ACK: [(&str, AckPolicy); 2] = [("replicated", AckPolicy::Replicated), ("received", AckPolicy::Received)];
 const FREEZE: [(&str, FreezeMode); 2] = [("hold", FreezeMode::Hold), ("detach", FreezeMode::Detach)];
+const DRIFT: [(&str, DriftGuard); 2] = [("refuse", DriftGuard::Refuse), ("warn", DriftGuard::Warn)];
 const FORMAT: [(&str, NotifyFormat); 2] = [("form", NotifyFormat::Form), ("json", NotifyFormat::Json)];
 
 const fn s(seconds: u64) -> Duration {

@@ -25,6 +25,7 @@ const SHOWN: &[&str] = &[
     "time",
     "min_keys_ratio",
     "min_keys",
+    "drift",
     "size",
     "files",
     "dead_after",

@@ -2,7 +2,7 @@
 
 use super::{Loaded, parse, template::TEMPLATE};
 use rbuddy_core::control::primary::PrimaryAt;
-use rbuddy_core::control::settings::{FreezeMode, StandbyMode};
+use rbuddy_core::control::settings::{DriftGuard, FreezeMode, StandbyMode};
 use rbuddy_runtime::settings::{JournalSettings, NotifyFormat};
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ fn every_key_is_read() {
         freeze = "detach"
         drain = "7s"
         max_lag = { bytes = "1KB", time = "3s" }
-        guard = { min_keys_ratio = 1, min_keys = 0 }
+        guard = { min_keys_ratio = 1, min_keys = 0, drift = "warn" }
         dead_after = "1s"
         notify = [{ url = "https://h/p", format = "json" }, { url = "http://h" }]
     "#;
@@ -84,6 +84,7 @@ fn every_key_is_read() {
     assert_eq!((reader.listen.as_str(), reader.max_clients, reader.park), ("localhost:0", 5, Duration::from_millis(250)));
     assert_eq!(group.policy.max_unavailable, 1);
     assert_eq!((group.policy.actives, group.policy.freeze, group.policy.guard.min_keys_ratio), (2, FreezeMode::Detach, 1.0));
+    assert_eq!(group.policy.guard.drift, DriftGuard::Warn);
     assert_eq!(group.notify.iter().map(|target| target.format).collect::<Vec<_>>(), [NotifyFormat::Json, NotifyFormat::Form]);
     assert_eq!(group.policy.notify, ["https://h/p", "http://h"]);
 }

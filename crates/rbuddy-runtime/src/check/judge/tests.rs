@@ -6,6 +6,7 @@ use super::super::gather::{FOR_PRIMARY, FOR_REPLICAS};
 use super::{group, identity, size};
 use crate::primary::{Answer, Said};
 use crate::settings::{Credentials, Endpoint, GroupSettings, PrimaryPlace, RelaySettings, Secret, SentinelSettings};
+use rbuddy_core::control::drift::{Settings, User};
 use rbuddy_core::control::primary::PrimaryAt;
 use rbuddy_core::control::settings::{Consistency, FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::info::ServerInfo;
@@ -73,12 +74,11 @@ fn sound() -> GroupFacts {
 fn facts(info: &str, commands: &[(&'static str, &[&str])]) -> ServerFacts {
     let config =
         [("masterauth", ""), ("masteruser", ""), ("save", "3600 1"), ("replica-serve-stale-data", "yes"), ("replica-read-only", "yes")];
-    let more = [("databases", "16"), ("maxmemory", "0"), ("maxmemory-policy", "noeviction")];
     ServerFacts {
-        info: ServerInfo::parse(info),
-        config: config.into_iter().chain(more).map(|(name, value)| (name, value.to_owned())).collect(),
+        info: ServerInfo::parse(&format!("{info}maxmemory:0\nmaxmemory_policy:noeviction\n# Modules\nmodule:name=bloom,ver=1\n")),
+        config: config.into_iter().map(|(name, value)| (name, value.to_owned())).collect(),
         commands: commands.iter().map(|(name, _)| (*name, Access::Allowed)).collect(),
-        modules: Some(Default::default()),
+        settings: Settings { databases: Some(16), ignores_limit: Some(true), users: Some(Default::default()) },
         file_replicaof: Some(Some(NodeAddress::new("relay", 4))),
         ..ServerFacts::default()
     }
@@ -102,6 +102,10 @@ fn primary(group: &mut GroupFacts) -> &mut ServerFacts {
 
 fn replica(group: &mut GroupFacts, at: usize) -> &mut ServerFacts {
     group.replicas[at].facts.as_mut().expect("it answered")
+}
+
+fn a_user() -> User {
+    User { is_on: true, ..User::default() }
 }
 
 fn detach_an_old_one(group: &mut GroupFacts) {
@@ -128,7 +132,7 @@ fn a_sound_group_has_no_fault() {
 fn each_fault_is_named_at_its_server() {
     use Severity::{Error, Note, Warning};
     type Change = fn(&mut GroupFacts);
-    let changes: [(Change, Severity, Option<&str>, Topic); 27] = [
+    let changes: [(Change, Severity, Option<&str>, Topic); 29] = [
         (|g| replica(g, 1).info.run_id = g.known_primary().and_then(|(_, p)| p.info.run_id), Error, Some("b:3"), Topic::Identity),
         (|g| replica(g, 1).info.run_id = replica(g, 0).info.run_id, Error, Some("b:3"), Topic::Identity),
         (|g| replica(g, 0).info.is_cluster = true, Error, Some("a:2"), Topic::Cluster),
@@ -152,18 +156,15 @@ fn each_fault_is_named_at_its_server() {
         (|g| replica(g, 0).info.max_memory = Some(10), Warning, Some("a:2"), Topic::Memory),
         (|g| replica(g, 0).info.system_memory = Some(10), Warning, Some("a:2"), Topic::Memory),
         (|g| primary(g).write_rate = Some(1e7), Warning, Some("p:1"), Topic::Backlog),
-        (|g| _ = replica(g, 0).config.insert("maxmemory-policy", "allkeys-lru".into()), Warning, None, Topic::Drift),
-        (|g| _ = replica(g, 0).config.insert("databases", "4".into()), Error, Some("a:2"), Topic::Drift),
-        (|g| _ = replica(g, 0).modules.insert(Default::default()), Error, Some("a:2"), Topic::Drift),
+        (|g| replica(g, 1).info.max_memory = Some(1 << 30), Note, Some("b:3"), Topic::Drift),
+        (|g| replica(g, 1).info.max_memory = Some(10), Warning, Some("b:3"), Topic::Drift),
+        (|g| _ = replica(g, 0).settings.users.insert([("app".to_owned(), a_user())].into()), Warning, Some("b:3"), Topic::Drift),
+        (|g| replica(g, 0).settings.databases = Some(4), Error, Some("a:2"), Topic::Drift),
+        (|g| _ = replica(g, 0).info.modules.insert(Default::default()), Error, Some("a:2"), Topic::Drift),
         (|g| replica(g, 0).sentinels = 3, Warning, Some("a:2"), Topic::Sentinel),
     ];
     for (at, (change, severity, server, topic)) in changes.into_iter().enumerate() {
         let mut group = sound();
-        if topic == Topic::Drift {
-            primary(&mut group).modules.as_mut().expect("asked").insert("bloom".into());
-            replica(&mut group, 0).modules.as_mut().expect("asked").insert("bloom".into());
-            replica(&mut group, 1).modules.as_mut().expect("asked").insert("bloom".into());
-        }
         change(&mut group);
         let faults = faults(&group);
         let expected = (severity, server.map(str::to_owned), topic);

@@ -3,8 +3,11 @@
 use super::super::facts::{GroupFacts, ServerFacts};
 use super::super::finding::{Findings, Severity, Topic};
 use super::size;
+use rbuddy_core::control::drift;
+use rbuddy_core::control::settings::{DriftGuard, FreezeMode};
+use rbuddy_core::control::status::Difference;
 use rbuddy_core::types::NodeAddress;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 pub(super) fn judge(group: &GroupFacts, findings: &mut Findings<'_>) {
     for (address, facts) in group.known_replicas() {
@@ -104,26 +107,27 @@ fn memory(group: &GroupFacts, findings: &mut Findings<'_>) {
     }
 }
 
-/// A replica takes over for another: what differs between them changes for the readers at a failover.
+/// A replica takes over for another: what differs between them changes for the readers at a failover, or forbids it.
 fn drift(group: &GroupFacts, findings: &mut Findings<'_>) {
     let mut drifts = 0;
-    for (what, values) in [
-        ("version", values(group, |facts| facts.info.version.map(|version| version.to_string()))),
-        ("maxmemory", values(group, |facts| facts.config("maxmemory").map(str::to_owned))),
-        ("maxmemory-policy", values(group, |facts| facts.config("maxmemory-policy").map(str::to_owned))),
-        ("databases", values(group, |facts| facts.config("databases").map(str::to_owned))),
-        ("modules", values(group, |facts| facts.modules.as_ref().map(listed))),
-    ] {
-        let distinct: BTreeSet<&String> = values.iter().map(|(_, value)| value).collect();
-        if distinct.len() > 1 {
-            let list = values.iter().map(|(address, value)| format!("{address} {value}")).collect::<Vec<_>>().join(", ");
-            findings.about_group(
-                Severity::Warning,
-                Topic::Drift,
-                format!("replicas differ in {what}: {list}"),
-                "make them alike: one takes over for the other",
-            );
-            drifts += 1;
+    for (here_at, (here, facts)) in group.known_replicas().enumerate() {
+        for (there_at, (there, others)) in group.known_replicas().enumerate().filter(|(there_at, _)| *there_at != here_at) {
+            for difference in differences(group, facts, others) {
+                let Difference { setting, hurts, reason, remedy } = difference;
+                if hurts {
+                    let (what, or) = match group.settings.policy.guard.drift {
+                        DriftGuard::Refuse => ("would not be promoted in the place of", ", or allow it by guard.drift = \"warn\""),
+                        DriftGuard::Warn => ("would be promoted all the same in the place of", ""),
+                    };
+                    findings.warning(here, Topic::Drift, format!("{what} {there}: {reason}"), &format!("{remedy}{or}"));
+                } else if here_at > there_at && !differences(group, others, facts).iter().any(|back| back.hurts && back.setting == setting)
+                {
+                    findings.note(here, Topic::Drift, format!("differs from {there}: {reason}"), &remedy);
+                } else {
+                    continue;
+                }
+                drifts += 1;
+            }
         }
     }
     if let Some((_, primary)) = group.known_primary() {
@@ -134,37 +138,26 @@ fn drift(group: &GroupFacts, findings: &mut Findings<'_>) {
     }
 }
 
+fn differences(group: &GroupFacts, here: &ServerFacts, there: &ServerFacts) -> Vec<Difference> {
+    drift::compare(here.seen(), there.seen(), group.settings.policy.freeze == FreezeMode::Detach)
+}
+
 /// A snapshot with a database or a module type that the replica does not have ends its loading, or its process.
 fn against_primary(group: &GroupFacts, primary: &ServerFacts, findings: &mut Findings<'_>) -> usize {
-    let databases = |facts: &ServerFacts| facts.config("databases").and_then(|text| text.parse::<u64>().ok());
     let mut drifts = 0;
     for (address, facts) in group.known_replicas() {
-        if let (Some(here), Some(there)) = (databases(facts), databases(primary))
+        if let Some(lacking) = drift::cannot_load(facts.seen(), &primary.info) {
+            findings.error(address, Topic::Drift, format!("could not load the primary's data: {}", lacking.reason), &lacking.remedy);
+            drifts += 1;
+        } else if let (Some(here), Some(there)) = (facts.settings.databases, primary.settings.databases)
             && here < there
         {
             let message = format!("has {here} databases, the primary {there}: it could not load a snapshot that uses them all");
             findings.error(address, Topic::Drift, message, "raise `databases` in its file and restart it");
             drifts += 1;
         }
-        let lacking: Vec<String> = match (&primary.modules, &facts.modules) {
-            (Some(wanted), Some(found)) => wanted.difference(found).cloned().collect(),
-            (None, _) | (_, None) => Vec::new(),
-        };
-        if !lacking.is_empty() {
-            let message = format!("lacks modules of the primary: {}", lacking.join(", "));
-            findings.error(address, Topic::Drift, message, "load the same modules: it cannot load a snapshot with their types");
-            drifts += 1;
-        }
     }
     drifts
-}
-
-fn values(group: &GroupFacts, value: impl Fn(&ServerFacts) -> Option<String>) -> Vec<(&NodeAddress, String)> {
-    group.known_replicas().filter_map(|(address, facts)| Some((address, value(facts)?))).collect()
-}
-
-fn listed(names: &BTreeSet<String>) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.iter().cloned().collect::<Vec<_>>().join("+") }
 }
 
 /// Shorter breaks are ordinary: a restart of a switch, of the primary, of rbuddy.
