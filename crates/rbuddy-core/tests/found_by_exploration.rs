@@ -1,0 +1,45 @@
+//! Situations that exploration found, told by hand: waits that were longer than they had to be, or for good, and snapshots that were taken twice.
+
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, missing_docs, reason = "a test")]
+
+mod scene;
+
+use rbuddy_core::control::status::Phase;
+use scene::{A, B, RELAY, STEP, Scene, address};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn is_normal(scene: &Scene) -> bool {
+    scene.phase() == Phase::Normal && scene.active().len() == 1 && scene.replicas.values().filter(|s| s.keys == 0).count() == 1
+}
+
+fn normal() -> Scene {
+    let mut scene = Scene::one_and_one();
+    scene
+        .until(SOON, "A is moved behind the relay", |scene| is_normal(scene) && scene.replicas[&address(A)].master == Some(address(RELAY)));
+    scene
+}
+
+#[test]
+fn a_dead_active_is_waited_for_once() {
+    let mut scene = normal();
+    let died = scene.now;
+    scene.at(A).up = false;
+    scene.until(SOON, "a snapshot is asked for", |scene| scene.sync_full == 1);
+    let waited = scene.now.since(died);
+    assert!(waited >= scene.policy.dead_after && waited <= scene.policy.dead_after + 3 * STEP, "{waited:?}");
+    scene.until(SOON, "B serves", |scene| scene.active() == [B]);
+}
+
+#[test]
+fn an_active_that_is_back_before_it_counts_as_dead_costs_no_snapshot() {
+    let mut scene = normal();
+    scene.at(A).up = false;
+    scene.run(scene.policy.dead_after - STEP);
+    scene.restart(A, true);
+    scene.at(A).up = true;
+    scene.until(SOON, "A serves", |scene| is_normal(scene) && scene.active() == [A]);
+    scene.run(SOON);
+    assert_eq!((scene.active(), scene.sync_full), (vec![A], 0));
+}
