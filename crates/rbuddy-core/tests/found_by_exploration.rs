@@ -4,8 +4,8 @@
 
 mod scene;
 
-use rbuddy_core::control::status::Phase;
-use scene::{A, B, RELAY, STEP, Scene, address};
+use rbuddy_core::control::status::{Phase, RoleName};
+use scene::{A, B, Fate, RELAY, STEP, Scene, address};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -19,6 +19,10 @@ fn normal() -> Scene {
     scene
         .until(SOON, "A is moved behind the relay", |scene| is_normal(scene) && scene.replicas[&address(A)].master == Some(address(RELAY)));
     scene
+}
+
+fn role(scene: &Scene, port: u16) -> RoleName {
+    scene.status().replicas.iter().find(|replica| replica.address.port == port).unwrap().role
 }
 
 #[test]
@@ -42,4 +46,18 @@ fn an_active_that_is_back_before_it_counts_as_dead_costs_no_snapshot() {
     scene.until(SOON, "A serves", |scene| is_normal(scene) && scene.active() == [A]);
     scene.run(SOON);
     assert_eq!((scene.active(), scene.sync_full), (vec![A], 0));
+}
+
+#[test]
+fn a_command_whose_end_is_unknown_is_asked_again_soon() {
+    for fate in [Fate::DoneUnknown, Fate::LostUnknown] {
+        let mut scene = normal();
+        scene.replace_primary(100_000);
+        scene.until(SOON, "B is promoted", |scene| scene.active() == [B]);
+        scene.fate = fate;
+        scene.run(SOON);
+        assert_eq!(role(&scene, A), RoleName::Draining, "its clients were not told to go, as far as is known");
+        scene.fate = Fate::Told;
+        scene.until(Duration::from_secs(2), "A is the standby", is_normal);
+    }
 }
