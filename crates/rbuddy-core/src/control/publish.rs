@@ -56,12 +56,20 @@ impl Controller {
         self.fitting(now).into_iter().find(|replica| self.world.is_streaming_live(replica))
     }
 
-    /// Once enough replicas serve the live history, nobody needs its snapshot; one that leads into an older history is of no use at all.
+    /// Once enough replicas serve the live history and the old ones are left and emptied, nobody needs its snapshot; one that leads into an older history
+    /// is of no use at all.
     fn useless_snapshot(&self, now: Time) -> Option<DatasetId> {
         let snapshot = self.world.relay.snapshot.as_ref()?;
         // Counted anew: right after a promotion more may still be wanted (`standby = "warm"`), and `short_since` knows only in the next pass.
-        let is_wanted = self.planned.is_some() || self.fitting(now).len() < self.desired_actives();
+        let is_wanted = self.planned.is_some() || self.fitting(now).len() < self.desired_actives() || self.is_being_left(now);
         (self.begin.is_some() && !is_wanted && snapshot.state != SnapshotState::Receiving).then_some(snapshot.dataset)
+    }
+
+    /// Should the new active die meanwhile, it or the one that is left is filled again, and the primary need not fork once more. One that does not answer
+    /// may be left for days, and the stream behind the snapshot is not kept for so long.
+    fn is_being_left(&self, now: Time) -> bool {
+        let is_dead = |replica: &NodeAddress| self.world.sight(replica).is_some_and(|sight| sight.is_dead(now, self.policy.dead_after));
+        self.having(|role| matches!(role, Role::Draining | Role::Emptying { .. })).iter().any(|replica| !is_dead(replica))
     }
 
     fn permit(&self, now: Time, replica: &NodeAddress) -> Permit {
