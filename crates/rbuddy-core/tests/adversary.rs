@@ -335,25 +335,6 @@ fn a_primary_that_began_again_far_below_need_not_get_to_where_it_was() {
     scene.until(SOON, "A is the standby", is_normal);
 }
 
-/// Today's behaviour, and not as it should be: the standby follows, but may have followed the stretch that ended instead, so it is not promoted; and the
-/// relay lets it go on instead of seeding it once more. All waits for the stream to get to where it was.
-#[test]
-fn a_standby_that_connects_anew_under_an_id_of_two_stretches_waits() {
-    let mut scene = Scene::with(&[A, B], |scene| {
-        scene.primary.offset = 2_000_000;
-        scene.follow_primary(A);
-    });
-    scene.until(SOON, "normal", is_normal);
-    scene.run(Duration::from_secs(3));
-    scene.primary.offset = 1_000_000;
-    scene.view.upstream.state = rbuddy_core::control::relay::UpstreamState::Connecting;
-    scene.until(SOON, "B has almost loaded", |scene| scene.replicas[&address(B)].loading_steps == 1);
-    scene.step();
-    scene.view.sessions.remove(&address(B));
-    scene.run(LONG);
-    assert_eq!((scene.active(), scene.phase()), (vec![A], Phase::SyncingStandby), "{}", scene.status().explanation);
-}
-
 /// A is dead, which is not known yet, and has less than B's readers have read: back with its data it is not read before it has that.
 #[test]
 fn what_was_read_at_an_active_that_restarts_empty_is_not_forgotten() {

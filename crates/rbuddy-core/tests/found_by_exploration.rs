@@ -4,6 +4,8 @@
 
 mod scene;
 
+use rbuddy_core::control::relay::UpstreamState;
+use rbuddy_core::control::settings::StandbyMode;
 use rbuddy_core::control::status::{Phase, RoleName};
 use scene::{A, B, Fate, RELAY, STEP, Scene, address};
 use std::time::Duration;
@@ -23,6 +25,89 @@ fn normal() -> Scene {
 
 fn role(scene: &Scene, port: u16) -> RoleName {
     scene.status().replicas.iter().find(|replica| replica.address.port == port).unwrap().role
+}
+
+/// Somebody restored an image of the primary's machine: the same id, far less of it.
+fn restore_primary(scene: &mut Scene) {
+    scene.primary.offset = 1_000_000;
+    scene.view.upstream.state = UpstreamState::Connecting;
+}
+
+#[test]
+fn a_standby_that_connects_anew_under_an_id_of_two_stretches_is_filled_again() {
+    let mut scene = Scene::with(&[A, B], |scene| {
+        scene.primary.offset = 2_000_000;
+        scene.follow_primary(A);
+    });
+    scene.until(SOON, "normal", is_normal);
+    scene.run(Duration::from_secs(3));
+    restore_primary(&mut scene);
+    scene.until(SOON, "B has almost loaded", |scene| scene.replicas[&address(B)].loading_steps == 1);
+    scene.step();
+    // It may have followed the stretch that ended, for all that its position says.
+    scene.view.sessions.remove(&address(B));
+    scene.until(SOON, "B serves", |scene| is_normal(scene) && scene.active() == [B]);
+    assert_eq!(scene.sync_full, 1, "the same snapshot does");
+}
+
+#[test]
+fn a_replica_that_has_more_than_the_relay_of_a_stretch_that_ended_is_filled() {
+    let mut scene = Scene::with(&[A, B], |scene| {
+        scene.policy.standby = StandbyMode::Warm;
+        scene.primary.offset = 2_000_000;
+        scene.follow_primary(A);
+        scene.follow_primary(B);
+    });
+    let both_serve = |scene: &Scene| scene.active() == [A, B] && scene.phase() == Phase::Normal;
+    scene.until(SOON, "both serve", both_serve);
+    scene.run(Duration::from_secs(3));
+    restore_primary(&mut scene);
+    scene.run(Duration::from_secs(1));
+    scene.until(SOON, "both serve what the primary has now", |scene| {
+        both_serve(scene) && scene.replicas.values().all(|replica| replica.offset < 1_100_000)
+    });
+    assert_eq!(scene.sync_full, 1);
+}
+
+#[test]
+fn a_replica_that_has_more_than_the_primary_is_filled_though_nobody_remembers_what_ended() {
+    let mut scene = Scene::with(&[A, B], |scene| {
+        scene.primary.offset = 2_000_000;
+        scene.follow_primary(A);
+    });
+    scene.until(SOON, "normal", is_normal);
+    scene.run(Duration::from_secs(3));
+    restore_primary(&mut scene);
+    scene.until(SOON, "B serves", |scene| scene.active() == [B]);
+    scene.at(A).up = false;
+    scene.restart_rbuddy();
+    scene.until(SOON, "B serves on", |scene| scene.active() == [B] && scene.view.upstream.state == UpstreamState::Streaming);
+    scene.at(B).up = false;
+    scene.run(Duration::from_secs(5));
+    scene.restart(A, true);
+    scene.at(A).up = true;
+    scene.until(SOON, "A is filled and serves", |scene| scene.active() == [A] && scene.replicas[&address(A)].offset < 1_100_000);
+}
+
+#[test]
+fn a_standby_that_is_ahead_of_a_relay_that_goes_on_from_its_disk_is_not_filled_again() {
+    let mut scene = normal();
+    scene.replace_primary(100_000);
+    scene.until(SOON, "B follows", |scene| scene.replicas[&address(B)].link_up);
+    let replid = scene.primary.replid;
+    // The relay's disk has not all that B was sent, and the primary is away for a moment.
+    scene.restart_rbuddy();
+    scene.at(B).offset += 50;
+    scene.link_cut = true;
+    scene.run(Duration::from_secs(3));
+    let held = scene.held(B);
+    assert!(matches!(held, Some(rbuddy_core::replication::psync::HoldReason::Ahead { .. })), "{held:?}");
+    scene.link_cut = false;
+    scene.until(SOON, "B serves", |scene| {
+        assert_eq!(scene.replicas[&address(B)].loading_steps, 0, "filled anew");
+        scene.active() == [B]
+    });
+    assert_eq!((scene.replicas[&address(B)].replid, scene.sync_full), (replid, 1));
 }
 
 #[test]

@@ -82,13 +82,26 @@ impl Controller {
                 // Once it follows it may be promoted at any moment, and must not be seeded again meanwhile (P2).
                 Some(_) | None if self.world.is_streaming_live(replica) => Permit::Keep,
                 // A pause begins nothing; what has begun to load cannot be called back.
-                Some(seed) if now >= seed.not_before && (!self.state.paused || seed.has_begun) => Permit::Seed(seed.dataset),
+                Some(seed)
+                    if now >= seed.not_before && (!self.state.paused || seed.has_begun) && !self.relay_may_catch_up(now, replica) =>
+                {
+                    Permit::Seed(seed.dataset)
+                }
                 // One that follows the live history already goes on; it was seeded before a restart of rbuddy, or is an additional standby.
                 Some(_) | None if self.is_short(now) && self.world.fits_live(replica) => Permit::Keep,
                 Some(_) | None => Permit::Hold,
             },
             Role::Unknown | Role::Emptying { .. } | Role::Refused { .. } => Permit::Hold,
         }
+    }
+
+    /// It waits with more than the relay has, which went on from its disk and has not heard the primary for long yet: no reason to fill it anew.
+    fn relay_may_catch_up(&self, now: Time, replica: &NodeAddress) -> bool {
+        let waits_at =
+            self.world.session(replica).filter(|session| matches!(session.state, SessionState::Held(_))).and_then(|held| held.asked);
+        let is_ahead = |live: &History| waits_at.is_some_and(|asked| matches!(live.standing(asked), Standing::Ahead { .. }));
+        let has_heard = self.world.relay.upstream.state == UpstreamState::Streaming && !self.primary_may_still_speak(now);
+        self.world.relay.live().is_some_and(is_ahead) && !has_heard
     }
 
     pub(super) fn make_assignment(&self, now: Time) -> Assignment {

@@ -588,15 +588,16 @@ impl Scene {
             let known = self.view.sessions.get(replica).cloned();
             // One that was seeded in this session is known to be on the live history, whatever other history has its id.
             let seeded = known.as_ref().and_then(|known| seeded_with(&self.view, known));
-            let permit = seeded.filter(|_| permit == Permit::Keep).map_or(permit, Permit::Seed);
-            let verdict = decide(asked, permit, &self.view.histories, ready);
+            let may_be_meant = |history: &&History| history.live || seeded.is_none();
+            let histories: Vec<History> = self.view.histories.iter().filter(may_be_meant).cloned().collect();
+            let verdict = decide(asked, permit, &histories, ready);
             let state = match verdict {
                 Verdict::Hold(reason) => {
                     server.link_up = false;
                     SessionState::Held(reason)
                 }
                 Verdict::Continue { history, announce, .. } => {
-                    let history = &self.view.histories[history];
+                    let history = &histories[history];
                     let is_paused = self.orders.paused_streams.contains(replica);
                     if !is_paused {
                         server.offset = history.end.get();
