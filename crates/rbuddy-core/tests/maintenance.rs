@@ -199,6 +199,54 @@ fn the_wish_waits_while_nobody_else_serves() {
     assert_eq!((role(&scene, A), may_stop(&scene, A)), (RoleName::Active, false));
 }
 
+/// Of what the primary has it gets nothing before another one is there: it would have to give up the last complete copy for that (P2).
+#[test]
+fn one_that_is_returned_while_nobody_serves_is_read_with_what_it_holds() {
+    for upgraded in [false, true] {
+        let mut scene = pair();
+        drain(&mut scene, A).unwrap();
+        served_until(&mut scene, "A is drained", |scene| role(scene, A) == RoleName::Drained);
+        scene.replace_primary(90_000);
+        scene.run(Duration::from_secs(3));
+        scene.at(B).up = false;
+        scene.until(SOON, "nobody serves", |scene| scene.active().is_empty());
+        scene.run(Duration::from_secs(3));
+        if upgraded {
+            scene.restart(A, true);
+            scene.run(Duration::from_secs(3));
+        }
+        give_back(&mut scene, A).unwrap();
+        scene.until(Duration::from_secs(2), "A serves", |scene| scene.active() == [A]);
+        scene.run(SOON);
+        assert_eq!((scene.active(), scene.replicas[&address(A)].keys), (vec![A], 100_000), "upgraded: {upgraded}");
+
+        scene.restart(B, false);
+        scene.at(B).up = true;
+        served_until(&mut scene, "B serves what the primary has", |scene| is_normal_with(1)(scene) && scene.active() == [B]);
+        assert_eq!((scene.replicas[&address(B)].keys, scene.sync_full), (90_000, 2));
+    }
+}
+
+#[test]
+fn one_that_is_returned_without_what_was_read_elsewhere_is_filled() {
+    let mut scene = pair();
+    drain(&mut scene, A).unwrap();
+    served_until(&mut scene, "A is drained", |scene| role(scene, A) == RoleName::Drained);
+    scene.at(A).up = false;
+    scene.run(Duration::from_secs(3));
+    scene.replace_primary(90_000);
+    scene.run(Duration::from_secs(3));
+    scene.at(B).up = false;
+    // The relay forgets the history that ended, so that nobody can go on with it.
+    scene.restart_rbuddy();
+    scene.restart(A, true);
+    scene.at(A).up = true;
+    scene.run(Duration::from_secs(1));
+    give_back(&mut scene, A).unwrap();
+    scene.until(SOON, "A is filled and serves", |scene| scene.active() == [A]);
+    assert_eq!(scene.replicas[&address(A)].keys, 90_000, "readers of B would have found less at A (P10)");
+}
+
 #[test]
 fn a_returned_replica_with_foreign_keys_is_refused() {
     let mut scene = pair();
