@@ -7,6 +7,7 @@
 pub mod fault;
 pub mod fingerprint;
 pub mod promises;
+pub mod situations;
 pub mod teller;
 pub mod trial;
 
