@@ -5,38 +5,11 @@
 
 mod scene;
 
-use rbuddy_core::control::action::ServerCommand;
-use rbuddy_core::control::settings::{FreezeMode, StandbyMode};
+use rbuddy_core::control::settings::FreezeMode;
 use rbuddy_core::control::status::{Operation, Phase, RoleName};
+use scene::situations::{LONG, SOON, emptied, is_normal, normal, role, told};
 use scene::{A, B, C, Fate, RELAY, Scene, address};
 use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(20);
-const LONG: Duration = Duration::from_secs(60);
-
-fn is_normal(scene: &Scene) -> bool {
-    scene.phase() == Phase::Normal && scene.active().len() == 1 && scene.replicas.values().filter(|s| s.keys == 0).count() == 1
-}
-
-fn normal() -> Scene {
-    let mut scene = Scene::one_and_one();
-    scene
-        .until(SOON, "A is moved behind the relay", |scene| is_normal(scene) && scene.replicas[&address(A)].master == Some(address(RELAY)));
-    scene
-}
-
-fn emptied(scene: &Scene) -> Vec<u16> {
-    let is_empty = |command: &&(_, ServerCommand)| matches!(command.1, ServerCommand::Empty { .. });
-    scene.commands.iter().filter(is_empty).map(|(replica, _)| replica.port).collect()
-}
-
-fn role(scene: &Scene, port: u16) -> RoleName {
-    scene.status().replicas.iter().find(|replica| replica.address.port == port).unwrap().role
-}
-
-fn told(scene: &Scene, what: &str) -> usize {
-    scene.story.iter().filter(|line| line.contains(what)).count()
-}
 
 #[test]
 fn a_restart_of_rbuddy_during_the_drain_does_not_bring_the_older_dataset_back() {
@@ -51,48 +24,6 @@ fn a_restart_of_rbuddy_during_the_drain_does_not_bring_the_older_dataset_back() 
     }
     assert!(is_normal(&scene));
     assert_eq!((scene.active(), scene.sync_full), (vec![B], 1));
-}
-
-#[test]
-fn a_planned_switch_whose_standby_dies_lets_the_active_follow_on() {
-    let mut scene = normal();
-    scene.operate(Operation::Failover).expect("planned");
-    scene.until(SOON, "A's stream stands still", |scene| !scene.orders.paused_streams.is_empty());
-    scene.at(B).up = false;
-    scene.until(SOON, "A follows on", |scene| scene.orders.paused_streams.is_empty());
-    scene.until(LONG, "status is normal again", |scene| scene.phase() == Phase::Normal);
-    assert_eq!(scene.active(), [A]);
-}
-
-#[test]
-fn a_pause_during_a_planned_switch_lets_the_active_follow_on() {
-    let mut scene = normal();
-    scene.operate(Operation::Failover).expect("planned");
-    scene.until(SOON, "A's stream stands still", |scene| !scene.orders.paused_streams.is_empty());
-    scene.operate(Operation::Pause).expect("paused");
-    scene.run(Duration::from_secs(1));
-    assert!(scene.orders.paused_streams.is_empty(), "{:?}", scene.orders.paused_streams);
-}
-
-#[test]
-fn a_planned_switch_survives_a_break_of_the_link() {
-    let mut scene = normal();
-    scene.operate(Operation::Failover).expect("planned");
-    scene.run(Duration::from_millis(300));
-    scene.link_cut = true;
-    scene.run(Duration::from_secs(8));
-    assert!(scene.orders.paused_streams.is_empty());
-    scene.link_cut = false;
-    scene.until(LONG, "it ends", |scene| is_normal(scene) && scene.active() == [B]);
-}
-
-#[test]
-fn a_planned_switch_meets_a_new_dataset() {
-    let mut scene = normal();
-    scene.operate(Operation::Failover).expect("planned");
-    scene.until(SOON, "A's stream stands still", |scene| !scene.orders.paused_streams.is_empty());
-    scene.replace_primary(100_000);
-    scene.until(LONG, "it ends", |scene| is_normal(scene) && scene.active() == [B]);
 }
 
 #[test]
@@ -300,60 +231,6 @@ fn a_replica_with_an_older_dataset_that_is_added_again_is_never_read() {
     assert_eq!((scene.active(), scene.phase()), (vec![B], Phase::Normal));
 }
 
-#[test]
-fn the_old_active_can_be_read_again_when_the_new_one_dies_though_both_have_one_id() {
-    let mut scene = normal();
-    scene.run(Duration::from_secs(3));
-    // Too long a break for the primary's backlog: a new dataset under the same id.
-    scene.primary.offset += 1_000_000;
-    scene.primary.backlog_from = scene.primary.offset - 10;
-    scene.view.upstream.state = rbuddy_core::control::relay::UpstreamState::Connecting;
-    scene.until(SOON, "B is promoted", |scene| scene.active() == [B]);
-    scene.at(B).up = false;
-    scene.until(SOON, "A takes back over", |scene| scene.active() == [A]);
-    let least = scene.assignment.as_ref().unwrap().actives[0].offset_at_least.get();
-    assert!(
-        least <= scene.replicas[&address(A)].offset,
-        "nobody can read it: it is at {}, and must be at {least}",
-        scene.replicas[&address(A)].offset
-    );
-}
-
-#[test]
-fn a_primary_that_began_again_far_below_need_not_get_to_where_it_was() {
-    let mut scene = Scene::with(&[A, B], |scene| {
-        scene.primary.offset = 2_000_000;
-        scene.follow_primary(A);
-    });
-    scene.until(SOON, "normal", is_normal);
-    scene.run(Duration::from_secs(3));
-    scene.primary.offset = 1_000_000;
-    scene.view.upstream.state = rbuddy_core::control::relay::UpstreamState::Connecting;
-    scene.until(SOON, "B is promoted", |scene| scene.active() == [B]);
-    let least = scene.assignment.as_ref().unwrap().actives[0].offset_at_least.get();
-    assert!(least < 1_100_000, "nobody can read it before it is at {least}");
-    scene.until(SOON, "A is the standby", is_normal);
-}
-
-/// Today's behaviour, and not as it should be: the standby follows, but may have followed the stretch that ended instead, so it is not promoted; and the
-/// relay lets it go on instead of seeding it once more. All waits for the stream to get to where it was.
-#[test]
-fn a_standby_that_connects_anew_under_an_id_of_two_stretches_waits() {
-    let mut scene = Scene::with(&[A, B], |scene| {
-        scene.primary.offset = 2_000_000;
-        scene.follow_primary(A);
-    });
-    scene.until(SOON, "normal", is_normal);
-    scene.run(Duration::from_secs(3));
-    scene.primary.offset = 1_000_000;
-    scene.view.upstream.state = rbuddy_core::control::relay::UpstreamState::Connecting;
-    scene.until(SOON, "B has almost loaded", |scene| scene.replicas[&address(B)].loading_steps == 1);
-    scene.step();
-    scene.view.sessions.remove(&address(B));
-    scene.run(LONG);
-    assert_eq!((scene.active(), scene.phase()), (vec![A], Phase::SyncingStandby), "{}", scene.status().explanation);
-}
-
 /// A is dead, which is not known yet, and has less than B's readers have read: back with its data it is not read before it has that.
 #[test]
 fn what_was_read_at_an_active_that_restarts_empty_is_not_forgotten() {
@@ -370,46 +247,6 @@ fn what_was_read_at_an_active_that_restarts_empty_is_not_forgotten() {
     scene.restart(B, false);
     scene.until(SOON, "B is not read any more", |scene| scene.active() == [A]);
     assert!(scene.assignment.as_ref().unwrap().actives[0].offset_at_least.get() >= read_at_b);
-}
-
-#[test]
-fn warm_replicas_are_resynced_one_after_another() {
-    let mut scene = Scene::with(&[A, B], |scene| {
-        scene.policy.standby = StandbyMode::Warm;
-        scene.follow_primary(A);
-        scene.follow_primary(B);
-    });
-    scene.until(SOON, "both serve", |scene| scene.active() == [A, B] && scene.phase() == Phase::Normal);
-    scene.replace_primary(100_000);
-    let end = scene.now.after(LONG);
-    while !(scene.sync_full == 1 && scene.phase() == Phase::Normal && scene.active() == [A, B]) {
-        assert!(scene.now < end, "{:#?}\n{}", scene.status(), scene.story.join("\n"));
-        scene.step();
-        assert!(!scene.active().is_empty(), "{}", scene.story.join("\n"));
-    }
-    assert_eq!(scene.sync_full, 1);
-    assert!(emptied(&scene).is_empty());
-    assert_eq!(told(&scene, "Error"), 0, "an operator is called for nothing:\n{}", scene.story.join("\n"));
-}
-
-#[test]
-fn the_warm_replica_that_is_furthest_behind_is_resynced_first() {
-    let mut scene = Scene::with(&[A, B], |scene| {
-        scene.policy.standby = StandbyMode::Warm;
-        scene.follow_primary(A);
-        scene.follow_primary(B);
-    });
-    scene.until(SOON, "both serve", |scene| scene.active() == [A, B] && scene.phase() == Phase::Normal);
-    // B misses what A gets before the primary's history ends, and the relay forgets that history.
-    scene.at(B).hangs = true;
-    scene.run(Duration::from_secs(3));
-    scene.primary.up = false;
-    scene.run(Duration::from_secs(1));
-    scene.at(B).hangs = false;
-    scene.restart_rbuddy();
-    scene.replace_primary(100_000);
-    scene.until(SOON, "one of them is left", |scene| scene.active().len() == 1);
-    assert_eq!(scene.active(), [A], "readers of A would find less at B:\n{}", scene.story.join("\n"));
 }
 
 #[test]

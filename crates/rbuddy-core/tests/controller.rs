@@ -4,31 +4,12 @@
 
 mod scene;
 
-use rbuddy_core::control::action::ServerCommand;
-use rbuddy_core::control::relay::UpstreamState;
-use rbuddy_core::control::settings::{FreezeMode, StandbyMode};
+use rbuddy_core::control::settings::FreezeMode;
 use rbuddy_core::control::status::{Operation, Phase, RoleName};
 use rbuddy_core::replication::psync::Permit;
+use scene::situations::{SOON, emptied, is_normal, normal};
 use scene::{A, B, C, RELAY, Scene, address};
 use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(20);
-
-fn is_normal(scene: &Scene) -> bool {
-    scene.phase() == Phase::Normal && scene.active().len() == 1 && scene.replicas.values().filter(|s| s.keys == 0).count() == 1
-}
-
-fn normal() -> Scene {
-    let mut scene = Scene::one_and_one();
-    scene
-        .until(SOON, "A is moved behind the relay", |scene| is_normal(scene) && scene.replicas[&address(A)].master == Some(address(RELAY)));
-    scene
-}
-
-fn emptied(scene: &Scene) -> Vec<u16> {
-    let is_empty = |command: &&(_, ServerCommand)| matches!(command.1, ServerCommand::Empty { .. });
-    scene.commands.iter().filter(is_empty).map(|(replica, _)| replica.port).collect()
-}
 
 #[test]
 fn a_running_pair_is_taken_over_with_its_data_in_place() {
@@ -66,18 +47,6 @@ fn a_new_dataset_is_promoted_and_the_old_active_emptied() {
     scene.replace_primary(100_000);
     scene.until(SOON, "and back", |scene| is_normal(scene) && scene.active() == [A]);
     assert_eq!(scene.sync_full, 2);
-}
-
-#[test]
-fn a_gap_in_the_same_history_is_a_failover_too() {
-    let mut scene = normal();
-    scene.link_cut = true;
-    scene.run(Duration::from_secs(2));
-    scene.primary.offset += 1_000_000;
-    scene.primary.backlog_from = scene.primary.offset - 10;
-    scene.link_cut = false;
-    scene.until(SOON, "B is promoted", |scene| is_normal(scene) && scene.active() == [B]);
-    assert_eq!(scene.sync_full, 1);
 }
 
 #[test]
@@ -273,22 +242,6 @@ fn a_standby_that_dies_while_it_loads_leaves_the_active_untouched() {
 }
 
 #[test]
-fn a_planned_switch_takes_a_fresh_snapshot_and_loses_no_position() {
-    let mut scene = normal();
-    scene.operate(Operation::Failover).expect("planned");
-    let mut sent_to_old = 0;
-    let end = scene.now.after(SOON);
-    while scene.active() != [B] {
-        sent_to_old = scene.replicas[&address(A)].offset;
-        scene.step();
-        assert!(scene.now < end, "{}", scene.story.join("\n"));
-    }
-    assert!(scene.replicas[&address(B)].offset >= sent_to_old);
-    scene.until(SOON, "A is the standby", is_normal);
-    assert_eq!(scene.sync_full, 1);
-}
-
-#[test]
 fn a_paused_group_changes_nothing() {
     let mut scene = normal();
     scene.operate(Operation::Pause).expect("paused");
@@ -354,42 +307,4 @@ fn readers_of_a_dead_active_find_at_the_other_one_all_that_it_was_sent() {
     assert!(floor >= sent_to_a, "A was sent {sent_to_a}, B must have {floor}");
     scene.run(Duration::from_secs(1));
     assert_eq!(scene.assignment.as_ref().unwrap().actives[0].offset_at_least.get(), floor, "the floor stands still");
-}
-
-#[test]
-fn a_primary_restored_from_an_image_does_not_feed_the_active_other_bytes() {
-    let mut scene = normal();
-    scene.run(Duration::from_secs(3));
-    let served = scene.replicas[&address(A)].offset;
-    // Same id, less of it: the bytes that follow are not those that A has.
-    scene.primary.offset = served - 200;
-    scene.primary.keys = 90_000;
-    scene.view.upstream.state = UpstreamState::Connecting;
-    let end = scene.now.after(SOON);
-    while scene.active() != [B] {
-        scene.step();
-        assert!(!scene.replicas[&address(A)].link_up || scene.sync_full == 0, "A was fed: {}", scene.story.join("\n"));
-        assert!(scene.now < end, "{}", scene.story.join("\n"));
-    }
-    scene.until(SOON, "A is the standby", is_normal);
-}
-
-#[test]
-fn warm_replicas_share_one_snapshot() {
-    let mut scene = Scene::with(&[A, B], |scene| {
-        scene.policy.standby = StandbyMode::Warm;
-        scene.follow_primary(A);
-        scene.follow_primary(B);
-    });
-    scene.until(SOON, "both serve", |scene| scene.active() == [A, B]);
-    scene.run(Duration::from_secs(1));
-    scene.replace_primary(100_000);
-    let new = scene.primary.replid;
-    let both_new = |scene: &Scene| scene.active() == [A, B] && scene.replicas.values().all(|replica| replica.replid == new);
-    let one_new = |scene: &Scene| scene.replicas.values().filter(|replica| replica.replid == new && replica.link_up).count() == 1;
-    scene.until(SOON, "one has the new dataset", one_new);
-    scene.until(SOON, "the other one is to get it", |scene| matches!(scene.permit(B), Some(Permit::Seed(_))));
-    assert!(scene.discarded.is_empty(), "the snapshot is still needed: {}", scene.story.join("\n"));
-    scene.until(SOON, "both serve the new dataset", both_new);
-    assert_eq!(scene.sync_full, 1, "{}", scene.story.join("\n"));
 }

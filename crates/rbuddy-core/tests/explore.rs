@@ -7,8 +7,7 @@
 //! so they are taken after each fault and every half second: two stories that meet in between go on apart until then, which wastes time and loses
 //! nothing. That what comes of a state met again is what came of it before is tried for each: see `verify`.
 //!
-//! Not explored: a second fault later than `WINDOW` after the first; a primary that moves; one restored from an image that lacks far more than
-//! `RESTORED_BY` (`scene/trial.rs`), which the controller does not always get over by itself yet.
+//! Not explored: a second fault later than `WINDOW` after the first; a primary that moves.
 //!
 //! Pairs begin at rest; while a set-up is taken over, faults come one at a time. `cargo test -p rbuddy-core --test explore -- --nocapture` shows the counts
 //! and tries the second fault of a pair every 0.5 s (1+1) or 2 s (the others); `make explore` tries it at every step.

@@ -8,18 +8,9 @@ use rbuddy_core::control::action::ServerCommand;
 use rbuddy_core::control::relay::Start;
 use rbuddy_core::control::status::{Operation, Phase};
 use rbuddy_core::replication::psync::Permit;
-use scene::{A, B, RELAY, Scene, address};
+use scene::situations::{SOON, normal};
+use scene::{A, B, RELAY, address};
 use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(20);
-
-fn normal() -> Scene {
-    let mut scene = Scene::one_and_one();
-    scene.until(SOON, "A serves behind the relay", |scene| {
-        scene.phase() == Phase::Normal && scene.replicas[&address(A)].master == Some(address(RELAY))
-    });
-    scene
-}
 
 /// Seeds 2505, 3160, 8629: its connection broke in the moment of its promotion, and the relay seeded it again.
 #[test]

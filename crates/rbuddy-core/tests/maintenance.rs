@@ -5,10 +5,9 @@
 mod scene;
 
 use rbuddy_core::control::status::{Operation, Phase, RoleName};
+use scene::situations::{SOON, normal, role};
 use scene::{A, B, C, RELAY, Scene, address, replid};
 use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(20);
 
 fn drain(scene: &mut Scene, port: u16) -> Result<String, String> {
     scene.operate(Operation::Drain { replica: address(port) })
@@ -16,11 +15,6 @@ fn drain(scene: &mut Scene, port: u16) -> Result<String, String> {
 
 fn give_back(scene: &mut Scene, port: u16) -> Result<String, String> {
     scene.operate(Operation::Return { replica: address(port) })
-}
-
-fn role(scene: &Scene, port: u16) -> RoleName {
-    let status = scene.status();
-    status.replicas.iter().find(|replica| replica.address.port == port).unwrap().role
 }
 
 fn may_stop(scene: &Scene, port: u16) -> bool {
@@ -32,13 +26,6 @@ fn may_stop(scene: &Scene, port: u16) -> bool {
 
 fn is_normal_with(actives: usize) -> impl Fn(&Scene) -> bool {
     move |scene| scene.phase() == Phase::Normal && scene.active().len() == actives
-}
-
-/// A serves, B is the empty standby.
-fn pair() -> Scene {
-    let mut scene = Scene::one_and_one();
-    scene.until(SOON, "it begins", |scene| is_normal_with(1)(scene) && scene.replicas[&address(A)].master == Some(address(RELAY)));
-    scene
 }
 
 /// A and B serve, C is the empty standby.
@@ -70,7 +57,7 @@ fn commands_to(scene: &Scene, port: u16) -> usize {
 
 #[test]
 fn the_only_active_is_drained_by_a_switch_to_the_standby() {
-    let mut scene = pair();
+    let mut scene = normal();
     assert!(!may_stop(&scene, A) && may_stop(&scene, B));
     drain(&mut scene, A).unwrap();
     served_until(&mut scene, "B serves", |scene| scene.active() == [B]);
@@ -125,7 +112,7 @@ fn the_only_active_without_a_standby_is_not_drained() {
 
 #[test]
 fn a_drained_standby_is_not_used_until_it_is_returned() {
-    let mut scene = pair();
+    let mut scene = normal();
     drain(&mut scene, B).unwrap();
     assert!(may_stop(&scene, B));
     scene.replace_primary(100_000);
@@ -139,7 +126,7 @@ fn a_drained_standby_is_not_used_until_it_is_returned() {
 
 #[test]
 fn a_restart_of_rbuddy_forgets_no_drained_replica() {
-    let mut scene = pair();
+    let mut scene = normal();
     drain(&mut scene, A).unwrap();
     served_until(&mut scene, "A is drained", |scene| role(scene, A) == RoleName::Drained);
     scene.restart_rbuddy();
@@ -151,7 +138,7 @@ fn a_restart_of_rbuddy_forgets_no_drained_replica() {
 
 #[test]
 fn a_restart_of_rbuddy_in_the_middle_of_a_drain_goes_on_with_it() {
-    let mut scene = pair();
+    let mut scene = normal();
     drain(&mut scene, A).unwrap();
     scene.step();
     assert_eq!(role(&scene, A), RoleName::Active, "the standby is yet to be filled");
@@ -162,7 +149,7 @@ fn a_restart_of_rbuddy_in_the_middle_of_a_drain_goes_on_with_it() {
 
 #[test]
 fn a_switch_that_is_given_up_takes_nobody_out() {
-    let mut scene = pair();
+    let mut scene = normal();
     drain(&mut scene, A).unwrap();
     scene.at(B).up = false;
     scene.until(SOON, "the standby is dead", |scene| scene.story.iter().any(|line| line.contains("given up")));
@@ -190,7 +177,7 @@ fn an_operator_who_does_not_wait_gets_what_he_asked_for() {
 
 #[test]
 fn the_wish_waits_while_nobody_else_serves() {
-    let mut scene = pair();
+    let mut scene = normal();
     drain(&mut scene, A).unwrap();
     served_until(&mut scene, "B serves", |scene| scene.active() == [B]);
     scene.at(B).up = false;
@@ -199,9 +186,57 @@ fn the_wish_waits_while_nobody_else_serves() {
     assert_eq!((role(&scene, A), may_stop(&scene, A)), (RoleName::Active, false));
 }
 
+/// Of what the primary has it gets nothing before another one is there: it would have to give up the last complete copy for that (P2).
+#[test]
+fn one_that_is_returned_while_nobody_serves_is_read_with_what_it_holds() {
+    for upgraded in [false, true] {
+        let mut scene = normal();
+        drain(&mut scene, A).unwrap();
+        served_until(&mut scene, "A is drained", |scene| role(scene, A) == RoleName::Drained);
+        scene.replace_primary(90_000);
+        scene.run(Duration::from_secs(3));
+        scene.at(B).up = false;
+        scene.until(SOON, "nobody serves", |scene| scene.active().is_empty());
+        scene.run(Duration::from_secs(3));
+        if upgraded {
+            scene.restart(A, true);
+            scene.run(Duration::from_secs(3));
+        }
+        give_back(&mut scene, A).unwrap();
+        scene.until(Duration::from_secs(2), "A serves", |scene| scene.active() == [A]);
+        scene.run(SOON);
+        assert_eq!((scene.active(), scene.replicas[&address(A)].keys), (vec![A], 100_000), "upgraded: {upgraded}");
+
+        scene.restart(B, false);
+        scene.at(B).up = true;
+        served_until(&mut scene, "B serves what the primary has", |scene| is_normal_with(1)(scene) && scene.active() == [B]);
+        assert_eq!((scene.replicas[&address(B)].keys, scene.sync_full), (90_000, 2));
+    }
+}
+
+#[test]
+fn one_that_is_returned_without_what_was_read_elsewhere_is_filled() {
+    let mut scene = normal();
+    drain(&mut scene, A).unwrap();
+    served_until(&mut scene, "A is drained", |scene| role(scene, A) == RoleName::Drained);
+    scene.at(A).up = false;
+    scene.run(Duration::from_secs(3));
+    scene.replace_primary(90_000);
+    scene.run(Duration::from_secs(3));
+    scene.at(B).up = false;
+    // The relay forgets the history that ended, so that nobody can go on with it.
+    scene.restart_rbuddy();
+    scene.restart(A, true);
+    scene.at(A).up = true;
+    scene.run(Duration::from_secs(1));
+    give_back(&mut scene, A).unwrap();
+    scene.until(SOON, "A is filled and serves", |scene| scene.active() == [A]);
+    assert_eq!(scene.replicas[&address(A)].keys, 90_000, "readers of B would have found less at A (P10)");
+}
+
 #[test]
 fn a_returned_replica_with_foreign_keys_is_refused() {
-    let mut scene = pair();
+    let mut scene = normal();
     drain(&mut scene, B).unwrap();
     scene.restart(B, false);
     let foreign = scene.at(B);
@@ -215,7 +250,7 @@ fn a_returned_replica_with_foreign_keys_is_refused() {
 
 #[test]
 fn what_cannot_be_is_said() {
-    let mut scene = pair();
+    let mut scene = normal();
     assert!(drain(&mut scene, 9999).expect_err("a stranger").contains("replicas"));
     scene.operate(Operation::Pause).unwrap();
     assert!(drain(&mut scene, A).expect_err("paused").contains("resume"));

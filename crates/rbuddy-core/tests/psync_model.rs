@@ -181,9 +181,12 @@ impl World {
     }
 
     fn check(&self, asked: Asked, permit: Permit, snapshot: Option<DatasetId>, verdict: &Verdict) -> Result<(), &'static str> {
+        let is_to_be_filled = matches!(permit, Permit::Seed(_));
         let question = Question {
             asked,
-            stretches: self.stretches.iter().filter(|stretch| stretch.history.live || !matches!(permit, Permit::Seed(_))).collect(),
+            all: self.stretches.iter().collect(),
+            stretches: self.stretches.iter().filter(|stretch| stretch.history.live || !is_to_be_filled).collect(),
+            waits: !is_to_be_filled,
         };
         match verdict {
             Verdict::Continue { history, announce, from } => {
@@ -194,8 +197,8 @@ impl World {
                 ensure(*from == next && *announce == stretch.history.replid(), "it continues where it asked, under the current id")?;
                 ensure(stretch.names.contains(&(id, have)), "its id is right there")?;
                 ensure(stretch.can_continue(have), "every byte that it lacks is kept, and something follows")?;
-                ensure(stretch.history.live || !matches!(permit, Permit::Seed(_)), "an ended history leads a seeded one nowhere")?;
-                let has = question.stretches.iter().filter(|one| one.may_have(id, have)).map(|one| &one.stream[..have]);
+                ensure(stretch.history.live || !is_to_be_filled, "an ended history leads a seeded one nowhere")?;
+                let has = question.all.iter().filter(|one| one.may_have(id, have)).map(|one| &one.stream[..have]);
                 ensure(has.into_iter().all(|has| *has == stretch.stream[..have]), "they are the bytes that follow on those it has")?;
             }
             Verdict::Full { dataset, reason } => {
@@ -208,7 +211,9 @@ impl World {
             Verdict::Hold(HoldReason::EndOfHistory { end }) => {
                 ensure(permit == Permit::Keep && question.ended_at(*end), "it has all of an ended history")?;
             }
-            Verdict::Hold(HoldReason::Ahead { asked, end }) => ensure(question.is_ahead(*asked, *end), "it has more than the relay")?,
+            Verdict::Hold(HoldReason::Ahead { asked, end }) => {
+                ensure(question.waits && question.is_ahead(*asked, *end), "it has more than the relay, and nothing else is there for it")?;
+            }
             Verdict::Hold(HoldReason::CannotLoad { .. }) => return Err("which formats it loads is judged by others"),
             Verdict::Hold(HoldReason::NeedsFullResync(reason)) => {
                 ensure(
@@ -249,10 +254,13 @@ impl Kind {
     }
 }
 
-/// What was asked, and the stretches that may answer it.
+/// What was asked, the stretches that it may mean, and those of them that may answer it.
 struct Question<'a> {
     asked: Asked,
+    all: Vec<&'a Stretch>,
     stretches: Vec<&'a Stretch>,
+    /// For the relay to get what it has.
+    waits: bool,
 }
 
 impl Question<'_> {
@@ -271,7 +279,7 @@ impl Question<'_> {
     /// Replicas of two stretches may say this: what the asker has cannot be told from it.
     fn is_double(&self) -> bool {
         let Some((id, have)) = self.position() else { return false };
-        self.stretches.iter().filter(|stretch| stretch.may_have(id, have)).count() > 1
+        self.all.iter().filter(|stretch| stretch.may_have(id, have)).count() > 1
     }
 
     fn kind(&self) -> Kind {
@@ -281,7 +289,7 @@ impl Question<'_> {
             Kind::Continue
         } else if self.ended_at(offset(have)) {
             Kind::End
-        } else if self.stretches.iter().any(is_ahead) && !self.stretches.iter().any(|stretch| stretch.may_have(id, have)) {
+        } else if self.waits && self.stretches.iter().any(is_ahead) && !self.stretches.iter().any(|stretch| stretch.may_have(id, have)) {
             Kind::Ahead
         } else {
             Kind::Full

@@ -1,4 +1,4 @@
-//! Several actives come to a new dataset: filled side by side from one snapshot, one after another or all at once.
+//! Several actives come to a new dataset: filled side by side from one snapshot, one after another or all at once; and warm ones, of which none is spare.
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, missing_docs, reason = "a test")]
 
@@ -7,10 +7,11 @@ mod scene;
 use rbuddy_core::control::settings::{Consistency, StandbyMode};
 use rbuddy_core::control::status::{Operation, Phase};
 use rbuddy_core::reader::trail::Trail;
+use rbuddy_core::replication::psync::Permit;
+use scene::situations::{LONG, SOON, emptied, told};
 use scene::{A, B, C, RELAY, Scene, address};
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(20);
 const D: u16 = 6384;
 
 /// A and B serve, C and D are empty standbys.
@@ -46,6 +47,17 @@ fn served_until(scene: &mut Scene, what: &str, so: impl Fn(&Scene) -> bool) -> V
 
 fn is_normal(scene: &Scene) -> bool {
     scene.phase() == Phase::Normal && scene.active().len() == 2
+}
+
+/// A and B serve, and nothing is spare.
+fn warm_pair() -> Scene {
+    let mut scene = Scene::with(&[A, B], |scene| {
+        scene.policy.standby = StandbyMode::Warm;
+        scene.follow_primary(A);
+        scene.follow_primary(B);
+    });
+    scene.until(SOON, "both serve", is_normal);
+    scene
 }
 
 #[test]
@@ -204,4 +216,49 @@ fn what_takes_back_over_is_the_newest_that_is_whole() {
     scene.operate(Operation::Adopt { replica: address(D) }).unwrap();
     scene.until(SOON, "somebody serves again", |scene| !scene.active().is_empty() && !scene.active().contains(&C));
     assert_eq!(scene.active(), [D]);
+}
+
+#[test]
+fn warm_replicas_share_one_snapshot() {
+    let mut scene = warm_pair();
+    scene.run(Duration::from_secs(1));
+    scene.replace_primary(100_000);
+    let new = scene.primary.replid;
+    let both_new = |scene: &Scene| scene.active() == [A, B] && scene.replicas.values().all(|replica| replica.replid == new);
+    let one_new = |scene: &Scene| scene.replicas.values().filter(|replica| replica.replid == new && replica.link_up).count() == 1;
+    scene.until(SOON, "one has the new dataset", one_new);
+    scene.until(SOON, "the other one is to get it", |scene| matches!(scene.permit(B), Some(Permit::Seed(_))));
+    assert!(scene.discarded.is_empty(), "the snapshot is still needed: {}", scene.story.join("\n"));
+    scene.until(SOON, "both serve the new dataset", both_new);
+    assert_eq!(scene.sync_full, 1, "{}", scene.story.join("\n"));
+}
+
+#[test]
+fn warm_replicas_are_resynced_one_after_another() {
+    let mut scene = warm_pair();
+    scene.replace_primary(100_000);
+    let end = scene.now.after(LONG);
+    while !(scene.sync_full == 1 && scene.phase() == Phase::Normal && scene.active() == [A, B]) {
+        assert!(scene.now < end, "{:#?}\n{}", scene.status(), scene.story.join("\n"));
+        scene.step();
+        assert!(!scene.active().is_empty(), "{}", scene.story.join("\n"));
+    }
+    assert_eq!(scene.sync_full, 1);
+    assert!(emptied(&scene).is_empty());
+    assert_eq!(told(&scene, "Error"), 0, "an operator is called for nothing:\n{}", scene.story.join("\n"));
+}
+
+#[test]
+fn the_warm_replica_that_is_furthest_behind_is_resynced_first() {
+    let mut scene = warm_pair();
+    // B misses what A gets before the primary's history ends, and the relay forgets that history.
+    scene.at(B).hangs = true;
+    scene.run(Duration::from_secs(3));
+    scene.primary.up = false;
+    scene.run(Duration::from_secs(1));
+    scene.at(B).hangs = false;
+    scene.restart_rbuddy();
+    scene.replace_primary(100_000);
+    scene.until(SOON, "one of them is left", |scene| scene.active().len() == 1);
+    assert_eq!(scene.active(), [A], "readers of A would find less at B:\n{}", scene.story.join("\n"));
 }

@@ -13,6 +13,7 @@ mod readers;
 mod relay;
 mod relay_world;
 pub mod scenario;
+pub mod seeds;
 mod skip;
 mod world;
 

@@ -183,7 +183,7 @@ impl Controller {
     }
 
     /// Whether `position` is on the history of `served`, and not before it.
-    fn is_at_or_past(&self, position: Position, served: Position) -> bool {
+    pub(super) fn is_at_or_past(&self, position: Position, served: Position) -> bool {
         let same_history = position.replid == served.replid
             || self.world.relay.histories.iter().any(|history| {
                 let has = |id| history.ids().iter().any(|known| known.replid == id);

@@ -352,24 +352,26 @@ impl Controller {
     fn take_outcome(&mut self, now: Time, id: ActionId, outcome: Outcome) {
         let Some(replica) = self.in_flight.iter().find(|(_, (known, _))| *known == id).map(|(replica, _)| replica.clone()) else { return };
         let Some((_, command)) = self.in_flight.remove(&replica) else { return };
-        let error = match outcome {
+        // What was seen before says nothing any more about what the command changed, or may have changed.
+        if !matches!(outcome, Outcome::Refused(_))
+            && let Some(sight) = self.world.replicas.get_mut(&replica)
+        {
+            sight.expire(now);
+        }
+        let (error, longest) = match outcome {
             Outcome::Done => {
                 self.retries.remove(&replica);
                 if command == ServerCommand::DisconnectClients {
                     self.disconnected.insert(replica.clone());
                 }
-                // What was seen before the command says nothing any more about what it changed.
-                if let Some(sight) = self.world.replicas.get_mut(&replica) {
-                    sight.expire(now);
-                }
                 return;
             }
-            Outcome::Refused(error) => error,
-            Outcome::Unknown(error) => format!("unknown outcome: {error}"),
+            Outcome::Refused(error) => (error, RETRY_LAST),
+            Outcome::Unknown(error) => (format!("unknown outcome: {error}"), RETRY_UNKNOWN),
         };
         let retry = self.retries.entry(replica.clone()).or_default();
         retry.failures += 1;
-        retry.not_before = now.after(RETRY_FIRST.saturating_mul(1 << retry.failures.min(6)).min(RETRY_LAST));
+        retry.not_before = now.after(RETRY_FIRST.saturating_mul(1 << retry.failures.min(6)).min(longest));
         let is_first = retry.error != error;
         retry.error.clone_from(&error);
         if is_first {
@@ -417,3 +419,5 @@ const TICK: Duration = Duration::from_millis(250);
 /// Back-off after a command that a server refused: first and longest wait.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LAST: Duration = Duration::from_secs(15);
+/// The longest after one whose end is unknown: a look at the server says what is still missing, and nothing speaks against asking again.
+const RETRY_UNKNOWN: Duration = Duration::from_secs(1);

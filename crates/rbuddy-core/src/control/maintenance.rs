@@ -6,9 +6,10 @@
 
 use super::action::StoryLevel;
 use super::controller::Controller;
+use super::guard;
 use super::state::Role;
 use super::status::{MayStop, OperationResult};
-use crate::types::{NodeAddress, Time};
+use crate::types::{NodeAddress, Position, Time};
 use std::collections::BTreeSet;
 
 impl Controller {
@@ -64,17 +65,26 @@ impl Controller {
     }
 
     /// `rbuddy return`: it takes part again.
-    pub(super) fn take_back_in(&mut self, replica: &NodeAddress) -> OperationResult {
+    pub(super) fn take_back_in(&mut self, now: Time, replica: &NodeAddress) -> OperationResult {
         if !self.policy.replicas.contains(replica) {
             return Err(format!("{replica} is not in replicas"));
         }
         let is_answering = self.world.sight(replica).is_some_and(|sight| sight.is_answering());
+        let run_id = self.world.sight(replica).and_then(|sight| sight.run_id());
         match self.state.role(replica) {
             Role::Drained if self.state.paused => Err("the group is paused: `rbuddy resume` it first".into()),
             Role::Drained if !is_answering => Err(format!("{replica} does not answer: start it first")),
             Role::Drained => {
-                self.record(replica).is_to_rest = false;
-                self.set_role(replica, Role::Standby, "returned by an operator; judged by what it holds");
+                let record = self.record(replica);
+                (record.is_to_rest, record.run_id) = (false, run_id);
+                if self.may_serve_as_it_is(now, replica) {
+                    // As any that readers have left: it takes back over where nobody else serves (P2), and is emptied or filled otherwise.
+                    self.set_role(replica, Role::Draining, "returned by an operator, with a whole dataset");
+                    self.drain_until.insert(replica.clone(), now);
+                    self.disconnected.insert(replica.clone());
+                } else {
+                    self.set_role(replica, Role::Standby, "returned by an operator; judged by what it holds");
+                }
                 Ok(format!("{replica} takes part again: it serves if it is needed and has all that it must have, else it is the standby"))
             }
             Role::Active | Role::Draining | Role::Emptying { .. } if self.state.replicas.get(replica).is_some_and(|r| r.is_to_rest) => {
@@ -89,6 +99,15 @@ impl Controller {
             }
             Role::Refused { reason } => Err(format!("{replica} is refused: {reason}")),
         }
+    }
+
+    /// It is whole and the group's own, and readers have seen nothing newer elsewhere (P10).
+    fn may_serve_as_it_is(&self, now: Time, replica: &NodeAddress) -> bool {
+        let (Some(info), Some(position)) = (self.world.info(replica), self.world.position(replica)) else { return false };
+        let is_ours = !info.is_empty() && guard::owned(info, self.world.primary.run_id(), &self.state, false).is_ok();
+        let age = |replid| self.state.ids.iter().position(|known| known.replid == replid);
+        let has = |served: &Position| self.is_at_or_past(position, *served) || age(served.replid) > age(position.replid);
+        is_ours && !info.is_sync_in_progress && self.can_serve(now, replica) && self.served.values().all(has)
     }
 
     /// What an operator wished goes on, also after a restart of rbuddy: readers leave who is to be taken out, and who was left by everybody comes to rest.

@@ -17,7 +17,7 @@ impl Controller {
             Operation::Failover if self.state.paused => Err("the group is paused: `rbuddy resume` it first".into()),
             Operation::Failover => self.plan_switch(now, self.serving(now).into_iter().take(1).collect()),
             Operation::Drain { replica } => self.take_out(now, replica),
-            Operation::Return { replica } => self.take_back_in(replica),
+            Operation::Return { replica } => self.take_back_in(now, replica),
             Operation::Approve { dataset } => self.approve(now, *dataset),
             Operation::Adopt { replica } => self.adopt(now, replica),
             Operation::Pause => {

@@ -56,12 +56,20 @@ impl Controller {
         self.fitting(now).into_iter().find(|replica| self.world.is_streaming_live(replica))
     }
 
-    /// Once enough replicas serve the live history, nobody needs its snapshot; one that leads into an older history is of no use at all.
+    /// Once enough replicas serve the live history and the old ones are left and emptied, nobody needs its snapshot; one that leads into an older history
+    /// is of no use at all.
     fn useless_snapshot(&self, now: Time) -> Option<DatasetId> {
         let snapshot = self.world.relay.snapshot.as_ref()?;
         // Counted anew: right after a promotion more may still be wanted (`standby = "warm"`), and `short_since` knows only in the next pass.
-        let is_wanted = self.planned.is_some() || self.fitting(now).len() < self.desired_actives();
+        let is_wanted = self.planned.is_some() || self.fitting(now).len() < self.desired_actives() || self.is_being_left(now);
         (self.begin.is_some() && !is_wanted && snapshot.state != SnapshotState::Receiving).then_some(snapshot.dataset)
+    }
+
+    /// Should the new active die meanwhile, it or the one that is left is filled again, and the primary need not fork once more. One that does not answer
+    /// may be left for days, and the stream behind the snapshot is not kept for so long.
+    fn is_being_left(&self, now: Time) -> bool {
+        let is_dead = |replica: &NodeAddress| self.world.sight(replica).is_some_and(|sight| sight.is_dead(now, self.policy.dead_after));
+        self.having(|role| matches!(role, Role::Draining | Role::Emptying { .. })).iter().any(|replica| !is_dead(replica))
     }
 
     fn permit(&self, now: Time, replica: &NodeAddress) -> Permit {
@@ -74,13 +82,26 @@ impl Controller {
                 // Once it follows it may be promoted at any moment, and must not be seeded again meanwhile (P2).
                 Some(_) | None if self.world.is_streaming_live(replica) => Permit::Keep,
                 // A pause begins nothing; what has begun to load cannot be called back.
-                Some(seed) if now >= seed.not_before && (!self.state.paused || seed.has_begun) => Permit::Seed(seed.dataset),
+                Some(seed)
+                    if now >= seed.not_before && (!self.state.paused || seed.has_begun) && !self.relay_may_catch_up(now, replica) =>
+                {
+                    Permit::Seed(seed.dataset)
+                }
                 // One that follows the live history already goes on; it was seeded before a restart of rbuddy, or is an additional standby.
                 Some(_) | None if self.is_short(now) && self.world.fits_live(replica) => Permit::Keep,
                 Some(_) | None => Permit::Hold,
             },
             Role::Unknown | Role::Emptying { .. } | Role::Refused { .. } => Permit::Hold,
         }
+    }
+
+    /// It waits with more than the relay has, which went on from its disk and has not heard the primary for long yet: no reason to fill it anew.
+    fn relay_may_catch_up(&self, now: Time, replica: &NodeAddress) -> bool {
+        let waits_at =
+            self.world.session(replica).filter(|session| matches!(session.state, SessionState::Held(_))).and_then(|held| held.asked);
+        let is_ahead = |live: &History| waits_at.is_some_and(|asked| matches!(live.standing(asked), Standing::Ahead { .. }));
+        let has_heard = self.world.relay.upstream.state == UpstreamState::Streaming && !self.primary_may_still_speak(now);
+        self.world.relay.live().is_some_and(is_ahead) && !has_heard
     }
 
     pub(super) fn make_assignment(&self, now: Time) -> Assignment {

@@ -70,7 +70,7 @@ impl Controller {
             return self.explain_shortage(now, &serving);
         }
         if serving.is_empty() {
-            return (Phase::NoActive, "the active replica does not answer; waiting whether it comes back".into());
+            return (Phase::NoActive, "no replica can be read; waiting whether the active comes back".into());
         }
         if let Some(replica) = self.having(|role| matches!(role, Role::Draining)).first() {
             let silence = self.world.sight(replica).and_then(|sight| sight.error.as_deref().filter(|_| !sight.is_answering()));

@@ -68,7 +68,7 @@ impl Controller {
         if is_to_rest && self.world.sight(replica).is_some_and(|sight| sight.is_dead(now, self.policy.dead_after)) {
             return self.rest(replica);
         }
-        let Some(sight) = self.world.sight(replica).filter(|sight| sight.is_answering()) else { return };
+        let Some(sight) = self.world.sight(replica).filter(|sight| sight.is_answering() && sight.asked_at.is_some()) else { return };
         let Some(info) = sight.info().cloned() else { return };
         // P2: it is the last complete copy until somebody else serves.
         if info.is_loading || !self.somebody_else_serves(now, replica) {

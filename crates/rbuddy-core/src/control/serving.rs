@@ -110,11 +110,14 @@ impl Controller {
 
     pub(super) fn observe_shortage(&mut self, now: Time) {
         let short = self.world.relay.live().is_some() && self.fitting(now).len() < self.desired_actives();
-        if !short {
-            self.short_since = None;
-        } else if self.short_since.is_none() {
-            self.short_since = Some(now);
-        }
+        self.short_since = if short { self.short_since.or(Some(self.lost_since(now))) } else { None };
+    }
+
+    /// Who does not answer has been missing since then, and was waited for once before it counted as dead. Of several: the one that was there last.
+    fn lost_since(&self, now: Time) -> Time {
+        let fitting = self.fitting(now);
+        let lost = self.having(|role| matches!(role, Role::Active)).into_iter().filter(|active| !fitting.contains(active));
+        lost.map(|active| self.world.sight(&active).and_then(|sight| sight.failing_since).unwrap_or(now)).max().unwrap_or(now)
     }
 
     /// The ids of a history that serves, or is about to, are the group's own from here on (P3). Also while an operator has paused it: after a restart

@@ -16,7 +16,7 @@ pub enum Permit {
     Hold,
     /// Partial resync from any history that covers it. At the end of a finished history it is held. Never a full resync.
     Keep,
-    /// As `Keep` on the live history, and a full resync with exactly this dataset where that is not possible.
+    /// As `Keep` on the live history where that is certainly the one it stands on, and a full resync with exactly this dataset where it is not.
     Seed(DatasetId),
     /// What a primary would do: partial where possible, else full with the newest dataset. For `rbuddy relay`, which has no controller.
     Auto,
@@ -143,10 +143,9 @@ pub fn decide(asked: Asked, permit: Permit, histories: &[History], snapshot: Opt
     };
     // The live history first: a replica at the end of a finished one may be covered by the live one too, after a release.
     let only_live = matches!(permit, Permit::Seed(_));
-    // One with a permit to be seeded has nothing else, or was seeded with the live one before.
     let is_ambiguous = |this: usize| {
         let mut others = histories.iter().enumerate().filter(|(index, _)| *index != this);
-        !only_live && others.any(|(_, other)| history::may_be_of_another(other, position))
+        others.any(|(_, other)| history::may_be_of_another(other, position))
     };
     let candidates = live.into_iter().chain((0..histories.len()).filter(|index| Some(*index) != live && !only_live));
     // Of the live history where that knows the id: it is the one that the replica is to follow.
@@ -159,8 +158,9 @@ pub fn decide(asked: Asked, permit: Permit, histories: &[History], snapshot: Opt
             Standing::Covered if has_more => return Verdict::Continue { history: index, announce: history.replid(), from },
             Standing::Covered if permit == Permit::Keep => return Verdict::Hold(HoldReason::EndOfHistory { end: history.end }),
             // It has what only the other can have.
-            Standing::Ahead { .. } if history.live && is_ambiguous(index) => continue,
-            Standing::Ahead { end } if history.live => return Verdict::Hold(HoldReason::Ahead { asked: from, end }),
+            Standing::Ahead { .. } if history.live && !only_live && is_ambiguous(index) => continue,
+            // One that may be given the dataset does not wait: what it has more may be of a stretch that the primary has left.
+            Standing::Ahead { end } if history.live && !only_live => return Verdict::Hold(HoldReason::Ahead { asked: from, end }),
             Standing::UnknownId => continue,
             Standing::Covered => FullResyncReason::PastLimit { asked: from, limit: history.end },
             Standing::Ahead { end: limit } | Standing::PastLimit { limit } => FullResyncReason::PastLimit { asked: from, limit },
@@ -281,6 +281,9 @@ mod tests {
         let histories = [history('a', 0, 100, true)];
         let verdict = decide(from('a', 120), Permit::Keep, &histories, None);
         assert!(matches!(verdict, Verdict::Hold(HoldReason::Ahead { .. })), "{verdict:?}");
+        let dataset = DatasetId(at('a', 50));
+        let verdict = decide(from('a', 120), Permit::Seed(dataset), &histories, Some(dataset));
+        assert!(matches!(verdict, Verdict::Full { .. }), "unless it may be filled: {verdict:?}");
     }
 
     #[test]
@@ -304,8 +307,13 @@ mod tests {
         assert!(matches!(keep(from('a', 101)), Verdict::Hold(HoldReason::EndOfHistory { .. })), "it has the other bytes 61 to 100");
         assert!(matches!(keep(from('a', 81)), Verdict::Hold(HoldReason::NeedsFullResync(FullResyncReason::Ambiguous { .. }))), "either's");
         assert!(matches!(keep(from('a', 121)), Verdict::Continue { history: 1, .. }), "nothing else ever had byte 120");
-        let seed = |asked| decide(asked, Permit::Seed(DatasetId(at('a', 60))), &histories, None);
-        assert!(matches!(seed(from('a', 81)), Verdict::Continue { history: 1, .. }), "one that was seeded with it");
+        let dataset = DatasetId(at('a', 60));
+        let seed = |asked| decide(asked, Permit::Seed(dataset), &histories, Some(dataset));
+        assert!(
+            matches!(seed(from('a', 81)), Verdict::Full { reason: FullResyncReason::Ambiguous { .. }, .. }),
+            "either's, and it may be filled"
+        );
+        assert!(matches!(seed(from('a', 121)), Verdict::Continue { history: 1, .. }));
         let mut histories = histories;
         histories[1].end = at('a', 70).offset;
         let keep = |asked| decide(asked, Permit::Keep, &histories, None);

@@ -24,7 +24,7 @@ pub enum Fault {
     /// The break was too long for the primary's backlog.
     PrimaryOverruns,
     /// Somebody restored an image of its machine: the same id, less of it.
-    PrimaryRestored,
+    PrimaryRestored(Image),
     /// The primary replicates, but answers nothing else.
     PrimaryIsSilent,
     PrimarySpeaks,
@@ -65,6 +65,15 @@ pub enum Contents {
     Nothing,
 }
 
+/// What the image of a machine lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Image {
+    /// Little: the primary is soon where it was.
+    Recent,
+    /// More than it writes while all comes to rest.
+    Old,
+}
+
 /// What an operator says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Word {
@@ -89,7 +98,8 @@ impl Fault {
             all.extend(memories.map(|memory| Fault::Restarts(port, memory)));
         }
         all.extend([Contents::Whole, Contents::Shrunken, Contents::Nothing].map(Fault::AnotherPrimary));
-        all.extend([Fault::PrimaryDies, Fault::PrimaryReturns, Fault::PrimaryBefore, Fault::PrimaryOverruns, Fault::PrimaryRestored]);
+        all.extend([Fault::PrimaryDies, Fault::PrimaryReturns, Fault::PrimaryBefore, Fault::PrimaryOverruns]);
+        all.extend([Image::Recent, Image::Old].map(Fault::PrimaryRestored));
         all.extend([Fault::PrimaryIsSilent, Fault::PrimarySpeaks, Fault::PrimaryMoves, Fault::LinkBreaks, Fault::LinkMends]);
         all.extend([Fault::RbuddyRestarts, Fault::ProbesAreLate, Fault::ProbesAreInTime, Fault::DiskIsFull, Fault::DiskHasRoom]);
         all.extend([Fate::Told, Fate::DoneUnknown, Fate::LostUnknown, Fate::EmptyingDone, Fate::EmptyingLost].map(Fault::Commands));
@@ -136,7 +146,8 @@ impl fmt::Display for Fault {
             Fault::AnotherPrimary(Contents::Nothing) => "the primary is back empty",
             Fault::PrimaryBefore => "the primary before is back",
             Fault::PrimaryOverruns => "the primary's backlog overruns",
-            Fault::PrimaryRestored => "the primary is restored from an image",
+            Fault::PrimaryRestored(Image::Recent) => "the primary is restored from an image",
+            Fault::PrimaryRestored(Image::Old) => "the primary is restored from an old image",
             Fault::PrimaryIsSilent => "the primary answers no probe",
             Fault::PrimarySpeaks => "the primary answers probes",
             Fault::PrimaryMoves => "the primary moves, and a Sentinel says so",

@@ -1,6 +1,6 @@
 //! The small world put to the trial: what each fault does to it, what heals it, when it has come to rest, and every step held against the promises.
 
-use super::fault::{Contents, Fault, Memory, Word};
+use super::fault::{Contents, Fault, Image, Memory, Word};
 use super::promises::{Before, Promises};
 use super::{Fate, RELAY, STEP, Scene, Server, address};
 use rbuddy_core::control::relay::UpstreamState;
@@ -57,7 +57,7 @@ impl Trial {
             Fault::PrimaryDies => scene.primary.up,
             Fault::PrimaryReturns | Fault::RbuddyRestarts => true,
             // A replica that follows the primary itself would resync by itself, which is not played here.
-            Fault::AnotherPrimary(_) | Fault::PrimaryOverruns | Fault::PrimaryRestored | Fault::PrimaryMoves => {
+            Fault::AnotherPrimary(_) | Fault::PrimaryOverruns | Fault::PrimaryRestored(_) | Fault::PrimaryMoves => {
                 scene.replicas.values().all(|server| server.master.as_ref() != Some(&scene.primary_at))
             }
             Fault::PrimaryBefore => self.former.is_some(),
@@ -96,8 +96,12 @@ impl Trial {
                 self.promises.has_gap = true;
                 self.power_primary(true);
             }
-            Fault::PrimaryRestored => {
-                scene.primary.offset = scene.primary.offset.saturating_sub(RESTORED_BY);
+            Fault::PrimaryRestored(image) => {
+                let lost = match image {
+                    Image::Recent => 200,
+                    Image::Old => 4_900,
+                };
+                scene.primary.offset = scene.primary.offset.saturating_sub(lost);
                 self.promises.has_gap = true;
                 self.power_primary(true);
             }
@@ -273,8 +277,5 @@ pub fn steps(time: Duration) -> usize {
     (time.as_millis() / STEP.as_millis()) as usize
 }
 
-/// Bytes that a primary lacks that was restored from an image: it has them again after two seconds. With far more, a standby that connects anew before it
-/// is promoted, or that still holds the old stretch of the same id, waits until the stream gets to where it was.
-const RESTORED_BY: u64 = 200;
 /// Where a primary is that has moved.
 pub const MOVED_TO: u16 = 7000;

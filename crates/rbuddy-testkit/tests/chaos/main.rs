@@ -12,7 +12,7 @@ use act::Scene;
 use plan::{Fault, Left, What};
 use rbuddy_core::control::status::{GroupStatus, Phase, RoleName};
 use rbuddy_lab::{ServerOptions, Tally, Writer, wait_until};
-use rbuddy_testkit::{AllReaders, ReaderKind, SOON, World, WorldOptions, report};
+use rbuddy_testkit::{AllReaders, ReaderKind, SOON, World, WorldOptions, report, seeds};
 use std::time::{Duration, Instant};
 
 /// A world is used for so many rounds.
@@ -35,21 +35,7 @@ async fn seed_2002() {
 /// `make chaos`, and the replay of one seed. Without SEED or ROUNDS there is nothing to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn seeds_that_were_asked_for() {
-    let asked = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap_or_else(|error| panic!("{name}: {error}")));
-    let (first, rounds) = match (asked("SEED"), asked("ROUNDS")) {
-        (None, None) => return,
-        (seed, rounds) => (seed.unwrap_or(2000), rounds.unwrap_or(ROUNDS_PER_SEED)),
-    };
-    let mut failed = Vec::new();
-    for seed in first..first + rounds.div_ceil(ROUNDS_PER_SEED) {
-        // In a task of its own: one that fails does not hide what the next would show.
-        let local = tokio::task::LocalSet::new();
-        let outcome = local.run_until(async { tokio::task::spawn_local(rounds_of(seed)).await });
-        if outcome.await.is_err() {
-            failed.push(seed);
-        }
-    }
-    assert!(failed.is_empty(), "seeds that failed: {failed:?}");
+    seeds::run_asked_for(2000, ROUNDS_PER_SEED, rounds_of).await;
 }
 
 async fn rounds_of(seed: u64) {
