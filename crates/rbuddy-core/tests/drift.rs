@@ -6,7 +6,7 @@ mod scene;
 
 use rbuddy_core::control::drift::{Settings, User};
 use rbuddy_core::control::event::Probe;
-use rbuddy_core::control::settings::{DriftGuard, FreezeMode};
+use rbuddy_core::control::settings::{DriftGuard, FreezeMode, StandbyMode};
 use rbuddy_core::control::status::{Operation, Phase, Setting};
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::types::{Flavour, ServerVersion};
@@ -132,6 +132,30 @@ fn a_planned_switch_to_it_is_refused_with_the_reason() {
     scene.run(Duration::from_secs(1));
     scene.operate(Operation::Failover).unwrap();
     scene.until(SOON, "it is promoted", |scene| scene.active() == [B]);
+}
+
+/// Given up for the new dataset it could not come back, and the other would serve alone.
+#[test]
+fn a_warm_replica_that_would_be_held_back_serves_on() {
+    let mut scene = Scene::with(&[A, B], |scene| {
+        scene.policy.standby = StandbyMode::Warm;
+        scene.follow_primary(A);
+        scene.follow_primary(B);
+    });
+    scene.until(SOON, "both serve", |scene| scene.phase() == Phase::Normal && scene.active() == [A, B]);
+    says(scene.at(A), |_, settings| settings.users = users(&["a"]));
+    says(scene.at(B), |_, settings| settings.users = users(&["b"]));
+    scene.replace_primary(100_000);
+    scene.until(SOON, "it is told", |scene| scene.phase() == Phase::NoStandby);
+    scene.run(LONG);
+    assert_eq!(scene.active().len(), 2, "{:#?}", scene.status());
+    assert!(scene.status().explanation.contains("it has no user"), "{}", scene.status().explanation);
+
+    let generation = scene.controller.state().generation.0;
+    says(scene.at(B), |_, settings| settings.users = users(&["a", "b"]));
+    scene.until(SOON, "B takes the new dataset", |scene| scene.active().contains(&B) && scene.controller.state().generation.0 > generation);
+    says(scene.at(A), |_, settings| settings.users = users(&["a", "b"]));
+    scene.until(SOON, "both have it", |scene| scene.phase() == Phase::Normal && scene.active().len() == 2);
 }
 
 #[test]

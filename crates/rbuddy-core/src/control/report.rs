@@ -176,10 +176,11 @@ impl Controller {
         (phase, format!("{serves}{old}; {doing}{}", self.explain_waiting(now, serving)))
     }
 
-    /// All that could be promoted is ready, but for what hinders it.
+    /// All that could be promoted is ready, or would be given up for the new dataset, but for what hinders it.
     fn explain_hindrances(&self, now: Time) -> Option<String> {
-        let ready: Vec<NodeAddress> =
-            self.choose_candidates(now).into_iter().filter(|standby| self.world.is_streaming_live(standby)).collect();
+        let is_warm_roll = self.may_be_given_up() > 0 && self.out_of_service().is_empty();
+        let mut ready = if is_warm_roll { self.stranded(now) } else { self.choose_candidates(now) };
+        ready.retain(|standby| is_warm_roll || self.world.is_streaming_live(standby));
         let hindrances: Option<Vec<String>> = ready.iter().map(|standby| self.explain_hindrance(now, standby)).collect();
         hindrances.filter(|hindrances| !hindrances.is_empty()).map(|hindrances| hindrances.join("; "))
     }

@@ -17,7 +17,9 @@ impl Controller {
     /// Not before there is something plausible to give them.
     pub(super) fn release(&mut self, now: Time) {
         for _ in self.out_of_service().len()..self.may_be_given_up() {
-            let behind = self.stranded(now).into_iter().min_by_key(|replica| self.progress(replica));
+            // One that would be held back afterwards serves on.
+            let stranded = self.stranded(now).into_iter().filter(|replica| !self.is_hindered(now, replica));
+            let behind = stranded.min_by_key(|replica| self.progress(replica));
             let Some(replica) = behind.filter(|_| self.serving(now).len() > 1) else { return };
             let Some(dataset) = self.usable_snapshot(now) else { return };
             match self.judge_primary(now, dataset) {
@@ -120,7 +122,8 @@ impl Controller {
         })
     }
 
-    /// It has the modules and databases of the primary, and its version loads what the snapshot is (P2: a server that is given what it cannot load empties itself).
+    /// It has the modules and databases of the primary, and its version loads what the snapshot is (P2: a server that is given what it cannot load
+    /// empties itself).
     pub(super) fn can_load(&self, replica: &NodeAddress) -> bool {
         if self.cannot_load(replica).is_some() && !self.world.is_streaming_live(replica) {
             return false;
