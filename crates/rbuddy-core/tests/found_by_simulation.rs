@@ -5,10 +5,13 @@
 mod scene;
 
 use rbuddy_core::control::action::ServerCommand;
-use rbuddy_core::control::relay::Start;
+use rbuddy_core::control::event::{Event, Node, ProbeResult};
+use rbuddy_core::control::relay::{SessionEnd, Start, UpstreamState};
+use rbuddy_core::control::settings::{FreezeMode, StandbyMode};
 use rbuddy_core::control::status::{Operation, Phase};
 use rbuddy_core::replication::psync::Permit;
-use scene::{A, B, RELAY, Scene, address};
+use rbuddy_core::types::{Offset, Position, ReplId};
+use scene::{A, B, Fate, RELAY, Scene, address};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -73,4 +76,66 @@ fn after_a_long_stop_the_silent_are_waited_for_anew() {
     assert_eq!(scene.orders.start, None);
     scene.at(A).hangs = false;
     scene.until(SOON, "A serves on", |scene| scene.phase() == Phase::Normal && scene.active() == [A]);
+}
+
+/// A and B both serve, behind the relay.
+fn two_actives() -> Scene {
+    let mut scene = Scene::with(&[A, B], |scene| {
+        scene.policy.standby = StandbyMode::Warm;
+        scene.follow_primary(A);
+        scene.follow_primary(B);
+    });
+    scene.until(SOON, "both serve behind the relay", |scene| {
+        scene.active().len() == 2 && scene.replicas.values().all(|replica| replica.master == Some(address(RELAY)) && replica.link_up)
+    });
+    scene
+}
+
+fn offset(bytes: u64) -> Offset {
+    Offset::new(bytes).unwrap()
+}
+
+/// What a reader must find at an active.
+fn floor(scene: &Scene, port: u16) -> u64 {
+    let actives = &scene.assignment.as_ref().unwrap().actives;
+    actives.iter().find(|active| active.address.port == port).unwrap().offset_at_least.get()
+}
+
+/// A replica of the primary was promoted in its place, and the relay goes on with it under the new id.
+fn rename(scene: &mut Scene) -> ReplId {
+    scene.primary = scene.heir();
+    scene.view.upstream.state = UpstreamState::Connecting;
+    let replid = scene.primary.replid;
+    scene.until(SOON, "the relay goes on", |scene| scene.view.live().is_some_and(|live| live.replid() == replid));
+    replid
+}
+
+/// A dies; the last bytes went out to it after the view that showed its session for the last time.
+fn dies_ahead(scene: &mut Scene, replid: ReplId) -> u64 {
+    let sent = scene.primary.offset + 40;
+    let end = SessionEnd { at: scene.now, reason: "it died".into(), sent: Some(Position::new(replid, offset(sent))) };
+    scene.view.ended.insert(address(A), end);
+    scene.link_cut = true;
+    scene.at(A).up = false;
+    scene.until(SOON, "B serves alone", |scene| scene.active() == [B]);
+    sent
+}
+
+/// Seeds 4177, 3259: readers of A came to B, which had less.
+#[test]
+fn what_went_out_just_before_a_session_ended_counts_as_served() {
+    let mut scene = two_actives();
+    let replid = scene.primary.replid;
+    let sent = dies_ahead(&mut scene, replid);
+    assert_eq!(floor(&scene, B), sent);
+}
+
+/// Seed 61718: the last look at A named the history by its older id, and took back what the relay had said.
+#[test]
+fn an_older_look_does_not_lower_what_was_served() {
+    let mut scene = two_actives();
+    scene.at(A).hangs = true;
+    let replid = rename(&mut scene);
+    let sent = dies_ahead(&mut scene, replid);
+    assert_eq!(floor(&scene, B), sent);
 }

@@ -286,8 +286,9 @@ impl Relay {
 
     /// A session is over.
     pub fn end_session(&mut self, now: Time, address: &NodeAddress, reason: &str) {
-        if self.sessions.remove(address).is_some() {
-            self.ended.insert(address.clone(), SessionEnd { at: now, reason: reason.to_owned() });
+        if let Some(session) = self.sessions.remove(address) {
+            let end = session.view.end(now, reason.to_owned(), self.ended.get(address));
+            self.ended.insert(address.clone(), end);
         }
         self.prune();
     }

@@ -205,7 +205,11 @@ impl Controller {
             self.looking_since = now;
         }
         match event {
-            Event::Relay(view) => self.world.take_relay(now, *view),
+            Event::Relay(view) => {
+                let before = std::mem::take(&mut self.world.relay.ended);
+                self.world.take_relay(now, *view);
+                self.observe_ends(&before);
+            }
             Event::Probe { node: Node::Primary(address), asked_at, result } => {
                 if Some(&address) == self.primary_address() {
                     self.world.primary.take(now, asked_at, result);

@@ -2,14 +2,14 @@
 
 use super::assignment::{ActiveReplica, Assignment, DrainingReplica};
 use super::controller::Controller;
-use super::relay::{RelayOrders, SessionState, SnapshotState, UpstreamState};
+use super::relay::{RelayOrders, SessionEnd, SessionView, SnapshotState, UpstreamState};
 use super::settings::SnapshotFrom;
 use super::state::{Reference, Role};
 use crate::info::{Keyspace, ServerInfo};
 use crate::replication::history::{History, Standing};
 use crate::replication::psync::Permit;
 use crate::types::{DatasetId, NodeAddress, Offset, Position, ReplId, Time};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 impl Controller {
@@ -158,21 +158,40 @@ impl Controller {
     pub(super) fn observe_served(&mut self) {
         // One that readers leave follows on, and those that are still there see more.
         for replica in self.having(|role| matches!(role, Role::Active | Role::Draining)) {
-            let streaming = self.world.session(&replica).and_then(|session| match session.state {
-                SessionState::Streaming { replid, sent, .. } => Some(Position::new(replid, sent)),
-                SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
-            });
+            let streaming = self.world.session(&replica).and_then(SessionView::sent);
             let is_same_process = self.state.replicas.get(&replica).is_some_and(|record| {
                 record.run_id.is_some() && record.run_id == self.world.sight(&replica).and_then(|sight| sight.run_id())
             });
             let probed = self.world.info(&replica).filter(|_| is_same_process).and_then(|info| info.position());
             for position in [probed, streaming.filter(|_| is_same_process)].into_iter().flatten() {
-                let known = self.served.entry(replica.clone()).or_insert(position);
-                if known.replid != position.replid || position.offset > known.offset {
-                    *known = position;
+                // A look may be older than what the relay says, and name the history by an older id.
+                if self.served.get(&replica).is_none_or(|known| self.is_further(position, *known) != Some(false)) {
+                    self.served.insert(replica.clone(), position);
                 }
             }
         }
+    }
+
+    /// What went out before a session ended, and was in no view before. Taken in once: later it may be of a process that came after, or of a stretch of
+    /// the history that the primary has left.
+    pub(super) fn observe_ends(&mut self, before: &BTreeMap<NodeAddress, SessionEnd>) {
+        for replica in self.having(|role| matches!(role, Role::Active | Role::Draining)) {
+            let end = self.world.relay.ended.get(&replica).filter(|end| before.get(&replica) != Some(end));
+            if let (Some(sent), Some(known)) = (end.and_then(|end| end.sent), self.served.get(&replica))
+                && self.is_further(sent, *known) == Some(true)
+            {
+                self.served.insert(replica, sent);
+            }
+        }
+    }
+
+    /// `None`: they are of different histories.
+    fn is_further(&self, position: Position, known: Position) -> Option<bool> {
+        let parts = |history: &History| Some((part_of(history, position)?, part_of(history, known)?));
+        let of_one_id = || (position.replid == known.replid).then_some((position.offset, known.offset));
+        // The live history is the last.
+        let (position, known) = self.world.relay.histories.iter().rev().find_map(parts).or_else(of_one_id)?;
+        Some(position > known)
     }
 
     /// Remembers what the actives hold while they are whole and fed, as the measure of the next dataset (P4).

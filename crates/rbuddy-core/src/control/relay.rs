@@ -46,7 +46,7 @@ pub enum Start {
         /// The position.
         position: Position,
         /// Where else it may begin, in rising order, if the primary's backlog does not reach back so far: where the other replicas are. Better
-        /// that one of them needs a full resync than all.
+        /// that one of them needs a full resync than all. Of use as long as nothing has arrived.
         or_at: Vec<Offset>,
         /// Older ids of the same history.
         earlier: Vec<KnownId>,
@@ -275,6 +275,24 @@ pub struct SessionEnd {
     pub at: Time,
     /// Why, in words.
     pub reason: String,
+    /// How far it was fed, in this session or, where this one was not, in those before. What went out last was in no view while the session stood.
+    #[serde(default)]
+    pub sent: Option<Position>,
+}
+
+impl SessionView {
+    /// How far it is fed.
+    pub fn sent(&self) -> Option<Position> {
+        match self.state {
+            SessionState::Streaming { replid, sent, .. } => Some(Position::new(replid, sent)),
+            SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
+        }
+    }
+
+    /// Its end.
+    pub fn end(&self, at: Time, reason: String, before: Option<&SessionEnd>) -> SessionEnd {
+        SessionEnd { at, reason, sent: self.sent().or(before.and_then(|before| before.sent)) }
+    }
 }
 
 impl RelayView {

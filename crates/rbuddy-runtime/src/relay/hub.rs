@@ -271,6 +271,7 @@ impl Hub {
 
     /// A replica said PSYNC. One that is already connected under this address is sent away: a replica has one connection, the newest.
     pub(super) fn admit(&self, address: &NodeAddress, view: SessionView, replaced: CancellationToken) -> u64 {
+        let at = self.now();
         self.update(|inner| {
             inner.sessions_given += 1;
             let serial = inner.sessions_given;
@@ -279,9 +280,10 @@ impl Hub {
             if let Some(version) = view.announced_version {
                 inner.versions.insert(address.clone(), version);
             }
-            if let Some(older) = inner.sessions.insert(address.clone(), Session { serial, view, follows: None, replaced }) {
+            if let Some(older) = inner.end_session(address, at, "the replica came again on another connection".to_owned()) {
                 older.replaced.cancel();
             }
+            inner.sessions.insert(address.clone(), Session { serial, view, follows: None, replaced });
             serial
         })
     }
@@ -313,8 +315,7 @@ impl Hub {
         self.update(|inner| {
             if inner.session_mut(address, serial).is_some() {
                 inner.remember_away(address, at);
-                inner.sessions.remove(address);
-                inner.ended.insert(address.clone(), SessionEnd { at, reason });
+                inner.end_session(address, at, reason);
             }
             inner.prune();
         });
@@ -379,6 +380,14 @@ impl Inner {
 
     pub(super) fn session_mut(&mut self, address: &NodeAddress, serial: u64) -> Option<&mut Session> {
         self.sessions.get_mut(address).filter(|session| session.serial == serial)
+    }
+
+    /// A replica's connection is gone: why, and how far it was fed, goes on being told.
+    fn end_session(&mut self, address: &NodeAddress, at: Time, reason: String) -> Option<Session> {
+        let session = self.sessions.remove(address)?;
+        let end = session.view.end(at, reason, self.ended.get(address));
+        self.ended.insert(address.clone(), end);
+        Some(session)
     }
 
     /// A new live history. The one before has ended, as far as is known.
