@@ -110,6 +110,11 @@ fn rename(scene: &mut Scene) -> ReplId {
     replid
 }
 
+fn look(scene: &mut Scene, port: u16) {
+    let probe = scene.probe(Node::Replica(address(port)));
+    scene.send(probe);
+}
+
 /// A dies; the last bytes went out to it after the view that showed its session for the last time.
 fn dies_ahead(scene: &mut Scene, replid: ReplId) -> u64 {
     let sent = scene.primary.offset + 40;
@@ -138,4 +143,108 @@ fn an_older_look_does_not_lower_what_was_served() {
     let replid = rename(&mut scene);
     let sent = dies_ahead(&mut scene, replid);
     assert_eq!(floor(&scene, B), sent);
+}
+
+/// Seed 63283: a replica on an older history of the group was fed the newer one's bytes.
+#[test]
+fn the_ids_of_one_history_are_not_earlier_ids_of_another() {
+    let mut scene = normal();
+    rename(&mut scene);
+    scene.run(SOON);
+    scene.replace_primary(100_000);
+    scene.until(SOON, "B serves the new history", |scene| scene.active() == [B] && scene.phase() == Phase::Normal);
+    assert_eq!(scene.disk.as_ref().unwrap().ids.len(), 3);
+    scene.restart_rbuddy();
+    scene.view.resumable = None;
+    scene.run(SOON);
+    let Some(Start::At { position, earlier, .. }) = &scene.orders.start else { panic!("{:?}", scene.orders.start) };
+    assert_eq!((position.replid, earlier.as_slice()), (scene.primary.replid, [].as_slice()));
+}
+
+/// Seed 2497: the id had changed while the state file could not be written, so after a restart the one that was behind seemed to be newer.
+#[test]
+fn an_id_that_was_never_written_down_waits_for_the_primarys_word() {
+    let mut scene = two_actives();
+    let written_before = scene.disk.clone();
+    scene.at(B).hangs = true;
+    let renamed = rename(&mut scene);
+    scene.run(SOON);
+    scene.disk = written_before;
+    scene.at(B).hangs = false;
+    scene.restart_rbuddy();
+    look(&mut scene, B);
+    look(&mut scene, A);
+    assert_eq!(scene.orders.start, None);
+    let primary = scene.probe(Node::Primary(address(6379)));
+    scene.send(primary);
+    let Some(Start::At { position, earlier, .. }) = scene.orders.start.clone() else { panic!("{:?}", scene.orders.start) };
+    assert_eq!(position.replid, renamed);
+    assert_eq!(earlier.len(), 0, "the scene's primary does not say up to where its older id is right");
+}
+
+/// Seed 16016: of two replicas on one history the one under the older id was further, and the other was what was begun with, and alone.
+#[test]
+fn replicas_under_ids_of_one_history_are_places_on_it() {
+    let mut scene = two_actives();
+    rename(&mut scene);
+    scene.until(SOON, "it is written down", |scene| scene.disk.as_ref().unwrap().ids.len() == 2);
+    let old = scene.disk.as_ref().unwrap().ids[1];
+    let until = old.until.unwrap().get();
+    // B was behind when it heard of the new id, and A has not heard of it yet.
+    (scene.at(A).replid, scene.at(A).offset, scene.at(B).offset) = (old.replid, until, until - 100);
+    scene.restart_rbuddy();
+    look(&mut scene, A);
+    look(&mut scene, B);
+    let Some(Start::At { position, or_at, .. }) = &scene.orders.start else { panic!("{:?}", scene.orders.start) };
+    assert_eq!((position.replid, position.offset), (scene.primary.replid, offset(until - 100)));
+    assert_eq!(or_at.as_slice(), [offset(until)]);
+}
+
+/// Seeds 63374, 64349: rbuddy began where A was remembered to be, and A came back further before the primary did.
+#[test]
+fn a_replica_that_comes_back_before_the_primary_is_a_place_to_begin_at() {
+    let mut scene = normal();
+    scene.run(SOON);
+    (scene.link_cut, scene.at(A).up) = (true, false);
+    scene.restart_rbuddy();
+    scene.until(SOON, "it begins with what it remembers", |scene| scene.orders.start.is_some());
+    assert_eq!(scene.orders.start.as_ref().unwrap().places(), []);
+    scene.at(A).up = true;
+    scene.run(Duration::from_secs(1));
+    let found = offset(scene.at(A).offset);
+    assert_eq!(scene.orders.start.as_ref().unwrap().places(), [found]);
+}
+
+/// Seeds 13265, 51311: the last of the stream on disk was lost in a crash, and the primary kept nothing from before where A was.
+#[test]
+fn what_is_on_disk_is_not_gone_on_with_where_only_a_replica_leads_on() {
+    let mut scene = normal();
+    scene.replace_primary(100_000);
+    scene.until(SOON, "B is promoted", |scene| scene.active() == [B]);
+    let dataset = scene.view.live().unwrap().dataset.unwrap();
+    scene.restart_rbuddy();
+    let (replid, end) = (scene.primary.replid, scene.at(B).offset);
+    scene.view.resumable = Some((dataset, Position::new(replid, offset(end - 30))));
+    scene.send(Event::Relay(Box::new(scene.view.clone())));
+    let mut primary = scene.probe(Node::Primary(address(6379)));
+    let Event::Probe { result: ProbeResult::Answered(probe), .. } = &mut primary else { panic!("it answers") };
+    (probe.info.backlog_first_byte, probe.info.backlog_histlen) = (Some(end - 9), Some(10));
+    scene.send(primary);
+    look(&mut scene, A);
+    look(&mut scene, B);
+    let begun = scene.orders.start.clone();
+    assert!(matches!(begun, Some(Start::At { position, .. }) if position == Position::new(replid, offset(end))), "{begun:?}");
+}
+
+/// Seed 84510: nobody that served had the new id yet when the relay got it, so that it was not known to be the newest.
+#[test]
+fn a_new_id_of_a_known_history_is_written_down_though_nobody_serves_it() {
+    let mut scene = Scene::with(&[A], |scene| scene.follow_primary(A));
+    scene.until(SOON, "A serves behind the relay", |scene| scene.replicas[&address(A)].link_up && scene.view.live().is_some());
+    scene.run(Duration::from_secs(2));
+    scene.at(A).up = false;
+    scene.run(Duration::from_secs(3));
+    let renamed = rename(&mut scene);
+    scene.step();
+    assert!(scene.disk.as_ref().unwrap().knows(renamed));
 }

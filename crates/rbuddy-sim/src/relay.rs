@@ -25,8 +25,6 @@ pub struct Relay {
     pub stretches: Vec<Stretch>,
     /// The stretch that a reconnect asks for.
     pub candidate: Option<u64>,
-    /// Where else it may begin.
-    pub or_at: Vec<Offset>,
     /// As published.
     pub upstream: UpstreamView,
     /// The process that the link leads to.
@@ -217,7 +215,6 @@ impl Relay {
                 stretch.line = line;
             }
         }
-        self.or_at.clear();
         self.candidate = Some(key);
         self.stretches.sort_by_key(|stretch| (stretch.history.live, stretch.key));
         self.prune();

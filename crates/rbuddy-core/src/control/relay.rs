@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What the controller wants of the relay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct RelayOrders {
-    /// How to begin with the primary. The relay dials nobody before this is given; later changes are ignored.
+    /// How to begin with the primary. The relay dials nobody before this is given. Of later changes only those of [`Start::At`]'s `or_at` count.
     pub start: Option<Start>,
     /// Where the primary is now; `None`: where it was configured. A connection to another address is given up.
     pub primary: Option<NodeAddress>,
@@ -55,6 +55,16 @@ pub enum Start {
     Resume,
     /// Nobody has anything: ask for a full resync.
     Fresh,
+}
+
+impl Start {
+    /// Where else it may begin.
+    pub fn places(&self) -> &[Offset] {
+        match self {
+            Start::At { or_at, .. } => or_at,
+            Start::Resume | Start::Fresh => &[],
+        }
+    }
 }
 
 /// What is, as the relay sees it.

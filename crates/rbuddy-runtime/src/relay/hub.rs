@@ -60,8 +60,6 @@ pub(super) struct Inner {
     pub(super) stretches: Vec<Stretch>,
     /// Whose end the next PSYNC to the primary names.
     pub(super) candidate: Option<StretchKey>,
-    /// Where else that may begin, as long as nothing of it has arrived.
-    pub(super) or_at: Vec<Offset>,
     keys_given: u64,
     /// Last positions of ended histories that the controller has no use for.
     pub(super) discard_ended: BTreeSet<Position>,
@@ -339,7 +337,6 @@ impl Inner {
         Inner {
             stretches: Vec::new(),
             candidate: None,
-            or_at: Vec::new(),
             keys_given: 0,
             discard_ended: BTreeSet::new(),
             acked: None,
@@ -414,7 +411,6 @@ impl Inner {
         for stretch in &mut self.stretches {
             if stretch.key == key { stretch.go_on(from, replid, common) } else { stretch.stand_still() }
         }
-        self.or_at.clear();
         self.stretches.sort_by_key(|stretch| (stretch.history.live, stretch.key));
         self.candidate = Some(key);
         self.prune();
