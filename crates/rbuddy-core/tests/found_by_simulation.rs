@@ -145,6 +145,36 @@ fn an_older_look_does_not_lower_what_was_served() {
     assert_eq!(floor(&scene, B), sent);
 }
 
+/// Seed 5620: readers who waited for B, after A had dropped out, were let to B as soon as A was back.
+#[test]
+fn what_was_asked_of_an_active_is_still_asked_when_the_one_that_dropped_out_is_back() {
+    let mut scene = two_actives();
+    // B is cut off from the relay, and nobody can tell it anything.
+    (scene.at(B).master, scene.fate) = (Some(address(6379)), Fate::LostUnknown);
+    scene.run(Duration::from_secs(2));
+    scene.at(A).up = false;
+    scene.until(SOON, "B serves alone", |scene| scene.active() == [B]);
+    let asked = floor(&scene, B);
+    assert!(asked > scene.at(B).offset, "B has less than A was sent");
+    scene.at(A).up = true;
+    scene.until(SOON, "A is back", |scene| scene.active() == [A, B]);
+    assert!(floor(&scene, B) >= asked);
+}
+
+/// Seed 56484: both dropped out, and were back at once.
+#[test]
+fn what_one_of_two_was_sent_is_asked_of_the_other_after_both_dropped_out() {
+    let mut scene = two_actives();
+    (scene.at(B).master, scene.fate) = (Some(address(6379)), Fate::LostUnknown);
+    scene.run(Duration::from_secs(2));
+    let sent = scene.at(A).offset;
+    (scene.at(A).hangs, scene.at(B).hangs) = (true, true);
+    scene.until(SOON, "nobody serves", |scene| scene.active().is_empty());
+    (scene.at(A).hangs, scene.at(B).hangs) = (false, false);
+    scene.until(SOON, "both are back", |scene| scene.active() == [A, B]);
+    assert!(floor(&scene, B) >= sent);
+}
+
 /// Seed 63283: a replica on an older history of the group was fed the newer one's bytes.
 #[test]
 fn the_ids_of_one_history_are_not_earlier_ids_of_another() {

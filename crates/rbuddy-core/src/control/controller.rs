@@ -79,6 +79,8 @@ pub struct Controller {
     pub(super) served: BTreeMap<NodeAddress, Position>,
     /// What a reader must find at each active at least.
     pub(super) floors: BTreeMap<NodeAddress, Position>,
+    /// What was sent to actives before they dropped out of the assignment, also of those that are back.
+    pub(super) dropped_out: BTreeMap<NodeAddress, Position>,
     /// The next snapshot request goes out then at the earliest.
     pub(super) snapshot_not_before: Option<Time>,
     /// The last request whose end was taken notice of, and how many failed in a row.
@@ -176,6 +178,7 @@ impl Controller {
             reference,
             served,
             floors: BTreeMap::new(),
+            dropped_out: BTreeMap::new(),
             snapshot_not_before: None,
             snapshot_answered: None,
             snapshot_failures: 0,
@@ -305,6 +308,7 @@ impl Controller {
             self.persisted = Some(self.state.clone());
         }
         self.outputs.append(&mut self.stories.drain(..).collect());
+        self.note_dropouts(&assignment);
         if self.assignment.as_ref() != Some(&assignment) {
             self.outputs.push_back(Action::Assign(assignment.clone()));
             self.assignment = Some(assignment);

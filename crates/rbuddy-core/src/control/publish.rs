@@ -112,6 +112,7 @@ impl Controller {
         }
         // P10: the readers of one that dropped out come here, and may have seen all that it was sent, whatever has become of it since.
         let left = self.served.iter().filter(|(other, _)| !beside.contains(other));
+        let left = left.chain(self.dropped_out.iter().filter(|(other, _)| *other != replica));
         let floors = left.map(|(_, served)| served).chain(self.floors.get(replica));
         let on_it = |floor: &Position| match live {
             Some(live) => part_of(live, *floor),
@@ -136,6 +137,18 @@ impl Controller {
         let known = &self.state.ids;
         let at = known.iter().position(|known| own.contains(&known.replid)).unwrap_or(0);
         known.iter().take(at).map(|known| known.replid).collect()
+    }
+
+    /// Readers of one that dropped out may wait still when it is back, and find another that has less beside it.
+    pub(super) fn note_dropouts(&mut self, assignment: &Assignment) {
+        let before = self.assignment.iter().flat_map(|before| &before.actives).map(|active| &active.address);
+        let is_out = |replica: &&NodeAddress| assignment.actives.iter().all(|active| active.address != **replica);
+        let out: Vec<NodeAddress> = before.chain(self.dropped_out.keys()).filter(is_out).cloned().collect();
+        for replica in out {
+            if let Some(served) = self.served.get(&replica) {
+                self.dropped_out.insert(replica, *served);
+            }
+        }
     }
 
     /// One id names two stretches where the primary's backlog did not reach back, or where it began again below what had arrived. What was read on
