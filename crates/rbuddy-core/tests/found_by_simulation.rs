@@ -175,6 +175,22 @@ fn what_one_of_two_was_sent_is_asked_of_the_other_after_both_dropped_out() {
     assert!(floor(&scene, B) >= sent);
 }
 
+/// Seed 53566: an operator gave one server's data away, and another server that came in its place was emptied as well.
+#[test]
+fn an_operators_word_is_of_the_process_that_was_there() {
+    let mut scene = normal();
+    replace_with_foreign(&mut scene);
+    scene.at(B).master = None;
+    scene.until(SOON, "B is refused", |scene| scene.status().replicas[1].role.to_string() == "refused");
+    scene.fate = Fate::EmptyingLost;
+    scene.operate(Operation::Adopt { replica: address(B) }).expect("adopted");
+    replace_with_foreign(&mut scene);
+    scene.at(B).master = None;
+    scene.fate = Fate::Told;
+    scene.run(SOON);
+    assert_eq!(scene.at(B).keys, 5_000);
+}
+
 /// Seed 63283: a replica on an older history of the group was fed the newer one's bytes.
 #[test]
 fn the_ids_of_one_history_are_not_earlier_ids_of_another() {
@@ -264,6 +280,46 @@ fn what_is_on_disk_is_not_gone_on_with_where_only_a_replica_leads_on() {
     look(&mut scene, B);
     let begun = scene.orders.start.clone();
     assert!(matches!(begun, Some(Start::At { position, .. }) if position == Position::new(replid, offset(end))), "{begun:?}");
+}
+
+/// Another server, with keys of its own, runs where B was.
+fn replace_with_foreign(scene: &mut Scene) {
+    scene.restart(B, false);
+    (scene.at(B).keys, scene.at(B).offset, scene.at(B).master) = (5_000, 100, Some(address(RELAY)));
+}
+
+fn may_be_seeded(scene: &Scene) -> bool {
+    matches!(scene.permit(B), Some(Permit::Seed(_)))
+}
+
+/// Seed 12005: a permit from before a pause was still in force for whatever server came next.
+#[test]
+fn a_pause_leaves_no_permit_to_be_seeded_but_to_one_that_loads() {
+    let mut scene = normal();
+    scene.replace_primary(100_000);
+    scene.until(SOON, "B loads", |scene| scene.replicas[&address(B)].loading_steps > 0 && may_be_seeded(scene));
+    scene.step();
+    scene.operate(Operation::Pause).expect("paused");
+    assert!(may_be_seeded(&scene), "it cannot be called back");
+    replace_with_foreign(&mut scene);
+    scene.at(B).loading_steps = 20;
+    scene.step();
+    assert!(!may_be_seeded(&scene));
+}
+
+/// Seed 17604: a standby had restarted with somebody else's data, and was to be seeded before anybody could see what it was loading.
+#[test]
+fn a_standby_that_loads_its_own_data_is_looked_at_before_it_may_be_seeded() {
+    let mut scene = normal();
+    replace_with_foreign(&mut scene);
+    scene.at(B).loading_steps = 30;
+    scene.replace_primary(100_000);
+    for _ in 0..20 {
+        scene.step();
+        assert!(!may_be_seeded(&scene));
+    }
+    scene.run(SOON);
+    assert_eq!((scene.at(B).keys, scene.active()), (5_000, vec![A]), "it is refused");
 }
 
 /// Seed 84510: nobody that served had the new id yet when the relay got it, so that it was not known to be the newest.

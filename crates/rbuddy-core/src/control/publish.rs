@@ -73,14 +73,23 @@ impl Controller {
                 _ if self.refusal.is_some() => Permit::Hold,
                 // Once it follows it may be promoted at any moment, and must not be seeded again meanwhile (P2).
                 Some(_) | None if self.world.is_streaming_live(replica) => Permit::Keep,
-                // A pause begins nothing; what has begun to load cannot be called back.
-                Some(seed) if now >= seed.not_before && (!self.state.paused || seed.has_begun) => Permit::Seed(seed.dataset),
+                // What has begun to load cannot be called back.
+                Some(seed) if self.is_silently_loading(replica) || (now >= seed.not_before && self.may_be_seeded(replica)) => {
+                    Permit::Seed(seed.dataset)
+                }
                 // One that follows the live history already goes on; it was seeded before a restart of rbuddy, or is an additional standby.
                 Some(_) | None if self.is_short(now) && self.world.fits_live(replica) => Permit::Keep,
                 Some(_) | None => Permit::Hold,
             },
             Role::Unknown | Role::Emptying { .. } | Role::Refused { .. } => Permit::Hold,
         }
+    }
+
+    /// A pause begins nothing. And what is there must have been looked at (P3): it may have restarted with anything.
+    fn may_be_seeded(&self, replica: &NodeAddress) -> bool {
+        let judged = self.state.replicas.get(replica).and_then(|record| record.run_id);
+        let is_judged = |info: &ServerInfo| info.run_id == judged && !info.is_loading;
+        !self.state.paused && self.world.info(replica).is_some_and(is_judged)
     }
 
     pub(super) fn make_assignment(&self, now: Time) -> Assignment {
