@@ -322,6 +322,26 @@ fn a_standby_that_loads_its_own_data_is_looked_at_before_it_may_be_seeded() {
     assert_eq!((scene.at(B).keys, scene.active()), (5_000, vec![A]), "it is refused");
 }
 
+/// Seeds 6803, 52874: readers of one detached replica were led back to another of the same dataset, having read the next one meanwhile.
+#[test]
+fn all_that_were_detached_from_a_history_are_known_by_its_id() {
+    let mut scene = Scene::with(&[A, B, scene::C], |scene| {
+        (scene.policy.freeze, scene.policy.actives) = (FreezeMode::Detach, 2);
+        scene.follow_primary(A);
+        scene.follow_primary(B);
+    });
+    scene.until(SOON, "both serve", |scene| scene.active() == [A, B] && scene.phase() == Phase::Normal);
+    let left = scene.primary.replid;
+    scene.run(Duration::from_secs(2));
+    (scene.disk_is_full, scene.primary_is_silent) = (true, true);
+    scene.replace_primary(100_000);
+    let are_detached = |scene: &Scene| scene.assignment.as_ref().unwrap().actives.iter().filter(|active| active.detached).count() == 2;
+    scene.until(SOON, "both are detached", are_detached);
+    for active in &scene.assignment.as_ref().unwrap().actives {
+        assert_eq!((active.replids.len(), active.replids[0]), (2, left));
+    }
+}
+
 /// Seed 84510: nobody that served had the new id yet when the relay got it, so that it was not known to be the newest.
 #[test]
 fn a_new_id_of_a_known_history_is_written_down_though_nobody_serves_it() {

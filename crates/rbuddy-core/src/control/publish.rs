@@ -110,7 +110,9 @@ impl Controller {
     fn active_replica(&self, replica: &NodeAddress, beside: &[NodeAddress]) -> Option<ActiveReplica> {
         let info = self.world.info(replica)?;
         let own = info.replid?;
-        let mut replids = vec![own];
+        let detached = self.is_detached(replica);
+        // All that were detached from a history hold the same dataset, each under an id of its own (P10).
+        let mut replids: Vec<ReplId> = info.replid2.filter(|_| detached).into_iter().chain([own]).collect();
         let live = self.world.relay.live().filter(|_| self.world.fits_live(replica));
         // Its id may change while it follows (`+CONTINUE <newid>`): any id of the same stream is right.
         if let Some(live) = live {
@@ -131,7 +133,7 @@ impl Controller {
         Some(ActiveReplica {
             address: replica.clone(),
             run_id: self.state.replicas.get(replica)?.run_id?,
-            detached: self.is_detached(replica),
+            detached,
             offset_at_least: floor.unwrap_or(Offset::ZERO),
             newer: self.newer_than(replica, &replids),
             replids,
