@@ -19,6 +19,7 @@ use crate::truth::{LineId, Point};
 use crate::world::World;
 use rbuddy_core::control::action::{Action, ActionId, ServerCommand};
 use rbuddy_core::control::assignment::Assignment;
+use rbuddy_core::control::relay::Start;
 use rbuddy_core::control::state::{DurableState, Role};
 use rbuddy_core::control::status::{OperationResult, Phase};
 use rbuddy_core::replication::history::Standing;
@@ -79,6 +80,8 @@ pub struct Ledger {
     pub generation: Generation,
     /// Keys of what was served last: what the next dataset is measured by.
     pub yardstick: Option<u64>,
+    /// What each process had when it was first to be read, by the line that it goes back to: it stays what it is while others are measured.
+    pub measured: BTreeSet<(RunId, LineId)>,
     /// Lines that an operator approved, by the line that they go back to.
     pub approved: BTreeSet<LineId>,
     /// Replicas that an operator adopted.
@@ -198,16 +201,24 @@ impl World {
         } else if assignment.generation != on_disk {
             self.broken(Promise::P7, format!("generation {} is published, on disk it is {on_disk}", assignment.generation));
         }
+        // Old and new are read beside one another, those with the newest dataset first.
+        let mut newest = None;
         for active in &assignment.actives {
             let process = self
                 .server_at(&active.address)
                 .filter(|process| process.run_id == active.run_id && process.master.as_ref() == Some(&self.policy.relay));
-            let Some(process) = process else { continue };
-            match process.data {
+            let Some((data, run_id)) = process.map(|process| (process.data, process.run_id)) else { continue };
+            match data {
                 None => self.broken(Promise::P4, format!("{} is to be read and holds nothing", active.address)),
-                Some(data) => self.check_plausible(&active.address, data),
+                Some(data) => {
+                    newest.get_or_insert(self.truth.keys(data.line));
+                    if self.ledger.measured.insert((run_id, self.truth.root(data.line))) {
+                        self.check_plausible(&active.address, data);
+                    }
+                }
             }
         }
+        self.ledger.yardstick = newest.or(self.ledger.yardstick);
     }
 
     fn check_plausible(&mut self, replica: &NodeAddress, data: Point) {
@@ -218,7 +229,6 @@ impl World {
         if is_shrunken && !self.ledger.approved.contains(&root) {
             self.broken(Promise::P4, format!("{replica} is to be read with {keys} keys, {old} were served before"));
         }
-        self.ledger.yardstick = Some(keys);
     }
 
     /// A replica loses what it holds: by a snapshot of the relay's, or emptied.
@@ -279,7 +289,10 @@ impl World {
             is_settled(at)
                 .is_some_and(|process| process.data.is_some() && matches!(primary.psync(Some(process.position())), Answer::Continue(_)))
         });
-        if let Some(at) = could_go_on.filter(|_| !self.ledger.has_flapped).cloned() {
+        // A known gap: what was on disk is gone on with once that is decided, also if a primary comes back that keeps nothing from before where a replica is.
+        let lacks = |relay: &Relay| relay.live().is_some_and(|live| live.history.end.get() < primary.backlog_from);
+        let has_lost_its_end = is_first && relay.orders.start == Some(Start::Resume) && lacks(relay);
+        if let Some(at) = could_go_on.filter(|_| !self.ledger.has_flapped && !has_lost_its_end).cloned() {
             let promise = if is_first { Promise::P7 } else { Promise::P5 };
             self.broken(promise, format!("the primary gives a full resync, and would have continued where {at} is"));
         }

@@ -9,13 +9,13 @@ use crate::relay::{Relay, SavedSpool};
 use crate::world::{Fate, Happening, Inside, World};
 use rbuddy_core::control::Controller;
 use rbuddy_core::control::action::{Action, ActionId, Outcome, Output, ServerCommand};
-use rbuddy_core::control::assignment::Assignment;
+use rbuddy_core::control::assignment::{ActiveReplica, Assignment};
 use rbuddy_core::control::event::{Event, Node, ProbeResult};
 use rbuddy_core::control::primary::SentinelView;
 use rbuddy_core::control::relay::RelayView;
 use rbuddy_core::control::state::DurableState;
 use rbuddy_core::control::status::{Operation, Phase};
-use rbuddy_core::types::{NodeAddress, Time};
+use rbuddy_core::types::{NodeAddress, Offset, Time};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -399,7 +399,11 @@ impl World {
 }
 
 fn actives(assignment: &Assignment) -> String {
-    let names: Vec<String> = assignment.actives.iter().map(|active| active.address.port.to_string()).collect();
+    let name = |active: &ActiveReplica| match active.offset_at_least {
+        Offset::ZERO => active.address.port.to_string(),
+        least => format!("{} from {least}", active.address.port),
+    };
+    let names: Vec<String> = assignment.actives.iter().map(name).collect();
     let draining: Vec<String> = assignment.draining.iter().map(|draining| draining.address.port.to_string()).collect();
     format!("active {names:?}, draining {draining:?}")
 }

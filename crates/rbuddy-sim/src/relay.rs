@@ -25,8 +25,6 @@ pub struct Relay {
     pub stretches: Vec<Stretch>,
     /// The stretch that a reconnect asks for.
     pub candidate: Option<u64>,
-    /// Where else it may begin.
-    pub or_at: Vec<Offset>,
     /// As published.
     pub upstream: UpstreamView,
     /// The process that the link leads to.
@@ -217,7 +215,6 @@ impl Relay {
                 stretch.line = line;
             }
         }
-        self.or_at.clear();
         self.candidate = Some(key);
         self.stretches.sort_by_key(|stretch| (stretch.history.live, stretch.key));
         self.prune();
@@ -286,8 +283,9 @@ impl Relay {
 
     /// A session is over.
     pub fn end_session(&mut self, now: Time, address: &NodeAddress, reason: &str) {
-        if self.sessions.remove(address).is_some() {
-            self.ended.insert(address.clone(), SessionEnd { at: now, reason: reason.to_owned() });
+        if let Some(session) = self.sessions.remove(address) {
+            let end = session.view.end(now, reason.to_owned(), self.ended.get(address));
+            self.ended.insert(address.clone(), end);
         }
         self.prune();
     }

@@ -136,6 +136,7 @@ impl World {
             state: SessionState::Held(HoldReason::UpstreamUnknown),
             since: self.now,
         };
+        relay.end_session(self.now, at, "the replica came again on another connection");
         relay
             .sessions
             .insert(at.clone(), Session { view, peer: (process.run_id, process.connection), stage: Stage::Held, heard: self.now });

@@ -249,16 +249,16 @@ impl World {
         self.ledger.primary_line.expect("a run begins with a primary")
     }
 
-    /// An id that nobody had before.
+    /// An id that nobody had before. It differs from others in the eight digits that are shown.
     pub fn new_replid(&mut self) -> ReplId {
         self.ids += 1;
-        format!("{:040x}", 0xa000_0000_u64 + self.ids).parse().expect("40 digits")
+        format!("{:08x}{:032x}", 0xa000_0000_u64 + self.ids, 0).parse().expect("40 digits")
     }
 
     /// A process id that nobody had before.
     pub fn new_run_id(&mut self) -> RunId {
         self.ids += 1;
-        format!("{:040x}", self.ids).parse().expect("40 digits")
+        format!("{:08x}{:032x}", self.ids, 0).parse().expect("40 digits")
     }
 
     /// A process with the first write of a line.

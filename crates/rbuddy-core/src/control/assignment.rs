@@ -29,7 +29,7 @@ pub struct ActiveReplica {
     pub run_id: RunId,
     /// It must call itself a replica (`role:slave`), or, after a detach, `master`.
     pub detached: bool,
-    /// Its history's id must be one of these.
+    /// Its history's id must be one of these, the newest first. After a detach it is the last one: the replica's own, behind that of the history it left.
     pub replids: Vec<ReplId>,
     /// It must have at least this much of it: what earlier actives were sent.
     pub offset_at_least: Offset,

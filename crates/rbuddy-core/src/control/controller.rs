@@ -84,6 +84,8 @@ pub struct Controller {
     /// How often each replica fell lately.
     #[serde(default)]
     pub(super) flaps: BTreeMap<NodeAddress, Flaps>,
+    /// What was sent to actives before they dropped out of the assignment, also of those that are back.
+    pub(super) dropped_out: BTreeMap<NodeAddress, Position>,
     /// The next snapshot request goes out then at the earliest.
     pub(super) snapshot_not_before: Option<Time>,
     /// The last request whose end was taken notice of, and how many failed in a row.
@@ -182,6 +184,7 @@ impl Controller {
             served,
             floors: BTreeMap::new(),
             flaps: BTreeMap::new(),
+            dropped_out: BTreeMap::new(),
             snapshot_not_before: None,
             snapshot_answered: None,
             snapshot_failures: 0,
@@ -211,7 +214,11 @@ impl Controller {
             self.looking_since = now;
         }
         match event {
-            Event::Relay(view) => self.world.take_relay(now, *view),
+            Event::Relay(view) => {
+                let before = std::mem::take(&mut self.world.relay.ended);
+                self.world.take_relay(now, *view);
+                self.observe_ends(&before);
+            }
             Event::Probe { node: Node::Primary(address), asked_at, result } => {
                 if Some(&address) == self.primary_address() {
                     self.world.primary.take(now, asked_at, result);
@@ -308,6 +315,7 @@ impl Controller {
             self.persisted = Some(self.state.clone());
         }
         self.outputs.append(&mut self.stories.drain(..).collect());
+        self.note_dropouts(&assignment);
         if self.assignment.as_ref() != Some(&assignment) {
             self.outputs.push_back(Action::Assign(assignment.clone()));
             self.assignment = Some(assignment);

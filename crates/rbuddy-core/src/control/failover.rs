@@ -90,13 +90,13 @@ impl Controller {
         self.is_planned_switch_ready(now) && self.has_reached_floor(now, standby) && is_kept
     }
 
-    /// P10: within a history readers move only to a replica that has all that the others were sent.
+    /// P10: within a history readers move only to a replica that has all that the others were sent, and itself before it was lost.
     fn has_reached_floor(&self, now: Time, standby: &NodeAddress) -> bool {
         let Some(live) = self.world.relay.live() else { return false };
         let Some(position) = self.world.position(standby) else { return false };
         // An additional active takes no readers away from anyone, so only those that readers leave count.
         let leavers = self.leavers(now, standby);
-        let floors = leavers.iter().filter_map(|leaver| self.served.get(leaver));
+        let floors = leavers.iter().chain([standby]).filter_map(|leaver| self.served.get(leaver));
         // A primary that began again has the same id, and may not get to where it was for days.
         let floors = floors.filter(|served| !self.is_of_ended(**served)).filter_map(|served| part_of(live, *served));
         floors.into_iter().all(|served| position.offset >= served)

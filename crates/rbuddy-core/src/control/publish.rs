@@ -2,14 +2,14 @@
 
 use super::assignment::{ActiveReplica, Assignment, DrainingReplica};
 use super::controller::Controller;
-use super::relay::{RelayOrders, SessionState, SnapshotState, UpstreamState};
+use super::relay::{RelayOrders, SessionEnd, SessionState, SessionView, SnapshotState, UpstreamState};
 use super::settings::SnapshotFrom;
 use super::state::{Reference, Role};
 use crate::info::{Keyspace, ServerInfo};
 use crate::replication::history::{History, Standing};
 use crate::replication::psync::Permit;
 use crate::types::{DatasetId, NodeAddress, Offset, Position, ReplId, Time};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 impl Controller {
@@ -81,10 +81,8 @@ impl Controller {
                 _ if self.refusal.is_some() => Permit::Hold,
                 // Once it follows it may be promoted at any moment, and must not be seeded again meanwhile (P2).
                 Some(_) | None if self.world.is_streaming_live(replica) => Permit::Keep,
-                // A pause begins nothing; what has begun to load cannot be called back.
-                Some(seed)
-                    if now >= seed.not_before && (!self.state.paused || seed.has_begun) && !self.relay_may_catch_up(now, replica) =>
-                {
+                // What has begun to load cannot be called back.
+                Some(seed) if self.is_silently_loading(replica) || (now >= seed.not_before && self.may_be_seeded(now, replica)) => {
                     Permit::Seed(seed.dataset)
                 }
                 // One that follows the live history already goes on; it was seeded before a restart of rbuddy, or is an additional standby.
@@ -93,6 +91,13 @@ impl Controller {
             },
             Role::Unknown | Role::Emptying { .. } | Role::Refused { .. } => Permit::Hold,
         }
+    }
+
+    /// A pause begins nothing. And what is there must have been looked at (P3): it may have restarted with anything.
+    fn may_be_seeded(&self, now: Time, replica: &NodeAddress) -> bool {
+        let judged = self.state.replicas.get(replica).and_then(|record| record.run_id);
+        let is_judged = |info: &ServerInfo| info.run_id == judged && !info.is_loading;
+        !self.state.paused && self.world.info(replica).is_some_and(is_judged) && !self.relay_may_catch_up(now, replica)
     }
 
     /// It waits with more than the relay has, which went on from its disk and has not heard the primary for long yet: no reason to fill it anew.
@@ -122,7 +127,9 @@ impl Controller {
     fn active_replica(&self, replica: &NodeAddress, beside: &[NodeAddress]) -> Option<ActiveReplica> {
         let info = self.world.info(replica)?;
         let own = info.replid?;
-        let mut replids = vec![own];
+        let detached = self.is_detached(replica);
+        // All that were detached from a history hold the same dataset, each under an id of its own (P10).
+        let mut replids: Vec<ReplId> = info.replid2.filter(|_| detached).into_iter().chain([own]).collect();
         let live = self.world.relay.live().filter(|_| self.world.fits_live(replica));
         // Its id may change while it follows (`+CONTINUE <newid>`): any id of the same stream is right.
         if let Some(live) = live {
@@ -133,6 +140,7 @@ impl Controller {
         }
         // P10: the readers of one that dropped out come here, and may have seen all that it was sent, whatever has become of it since.
         let left = self.served.iter().filter(|(other, _)| !beside.contains(other));
+        let left = left.chain(self.dropped_out.iter().filter(|(other, _)| *other != replica));
         let floors = left.map(|(_, served)| served).chain(self.floors.get(replica));
         let on_it = |floor: &Position| match live {
             Some(live) => part_of(live, *floor),
@@ -142,7 +150,7 @@ impl Controller {
         Some(ActiveReplica {
             address: replica.clone(),
             run_id: self.state.replicas.get(replica)?.run_id?,
-            detached: self.is_detached(replica),
+            detached,
             offset_at_least: floor.unwrap_or(Offset::ZERO),
             newer: self.newer_than(replica, &replids),
             replids,
@@ -157,6 +165,18 @@ impl Controller {
         let known = &self.state.ids;
         let at = known.iter().position(|known| own.contains(&known.replid)).unwrap_or(0);
         known.iter().take(at).map(|known| known.replid).collect()
+    }
+
+    /// Readers of one that dropped out may wait still when it is back, and find another that has less beside it.
+    pub(super) fn note_dropouts(&mut self, assignment: &Assignment) {
+        let before = self.assignment.iter().flat_map(|before| &before.actives).map(|active| &active.address);
+        let is_out = |replica: &&NodeAddress| assignment.actives.iter().all(|active| active.address != **replica);
+        let out: Vec<NodeAddress> = before.chain(self.dropped_out.keys()).filter(is_out).cloned().collect();
+        for replica in out {
+            if let Some(served) = self.served.get(&replica) {
+                self.dropped_out.insert(replica, *served);
+            }
+        }
     }
 
     /// One id names two stretches where the primary's backlog did not reach back, or where it began again below what had arrived. What was read on
@@ -183,21 +203,40 @@ impl Controller {
             if self.is_out_and_not_read(&replica) {
                 continue;
             }
-            let streaming = self.world.session(&replica).and_then(|session| match session.state {
-                SessionState::Streaming { replid, sent, .. } => Some(Position::new(replid, sent)),
-                SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
-            });
+            let streaming = self.world.session(&replica).and_then(SessionView::sent);
             let is_same_process = self.state.replicas.get(&replica).is_some_and(|record| {
                 record.run_id.is_some() && record.run_id == self.world.sight(&replica).and_then(|sight| sight.run_id())
             });
             let probed = self.world.info(&replica).filter(|_| is_same_process).and_then(|info| info.position());
             for position in [probed, streaming.filter(|_| is_same_process)].into_iter().flatten() {
-                let known = self.served.entry(replica.clone()).or_insert(position);
-                if known.replid != position.replid || position.offset > known.offset {
-                    *known = position;
+                // A look may be older than what the relay says, and name the history by an older id.
+                if self.served.get(&replica).is_none_or(|known| self.is_further(position, *known) != Some(false)) {
+                    self.served.insert(replica.clone(), position);
                 }
             }
         }
+    }
+
+    /// What went out before a session ended, and was in no view before. Taken in once: later it may be of a process that came after, or of a stretch of
+    /// the history that the primary has left.
+    pub(super) fn observe_ends(&mut self, before: &BTreeMap<NodeAddress, SessionEnd>) {
+        for replica in self.having(|role| matches!(role, Role::Active | Role::Draining)) {
+            let end = self.world.relay.ended.get(&replica).filter(|end| before.get(&replica) != Some(end));
+            if let (Some(sent), Some(known)) = (end.and_then(|end| end.sent), self.served.get(&replica))
+                && self.is_further(sent, *known) == Some(true)
+            {
+                self.served.insert(replica, sent);
+            }
+        }
+    }
+
+    /// `None`: they are of different histories.
+    fn is_further(&self, position: Position, known: Position) -> Option<bool> {
+        let parts = |history: &History| Some((part_of(history, position)?, part_of(history, known)?));
+        let of_one_id = || (position.replid == known.replid).then_some((position.offset, known.offset));
+        // The live history is the last.
+        let (position, known) = self.world.relay.histories.iter().rev().find_map(parts).or_else(of_one_id)?;
+        Some(position > known)
     }
 
     /// Remembers what the actives hold while they are whole and fed, as the measure of the next dataset (P4).

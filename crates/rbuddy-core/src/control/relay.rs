@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What the controller wants of the relay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct RelayOrders {
-    /// How to begin with the primary. The relay dials nobody before this is given; later changes are ignored.
+    /// How to begin with the primary. The relay dials nobody before this is given. Of later changes only those of [`Start::At`]'s `or_at` count.
     pub start: Option<Start>,
     /// Where the primary is now; `None`: where it was configured. A connection to another address is given up.
     pub primary: Option<NodeAddress>,
@@ -46,7 +46,7 @@ pub enum Start {
         /// The position.
         position: Position,
         /// Where else it may begin, in rising order, if the primary's backlog does not reach back so far: where the other replicas are. Better
-        /// that one of them needs a full resync than all.
+        /// that one of them needs a full resync than all. Of use as long as nothing has arrived.
         or_at: Vec<Offset>,
         /// Older ids of the same history.
         earlier: Vec<KnownId>,
@@ -55,6 +55,16 @@ pub enum Start {
     Resume,
     /// Nobody has anything: ask for a full resync.
     Fresh,
+}
+
+impl Start {
+    /// Where else it may begin.
+    pub fn places(&self) -> &[Offset] {
+        match self {
+            Start::At { or_at, .. } => or_at,
+            Start::Resume | Start::Fresh => &[],
+        }
+    }
 }
 
 /// What is, as the relay sees it.
@@ -278,6 +288,24 @@ pub struct SessionEnd {
     pub at: Time,
     /// Why, in words.
     pub reason: String,
+    /// How far it was fed, in this session or, where this one was not, in those before. What went out last was in no view while the session stood.
+    #[serde(default)]
+    pub sent: Option<Position>,
+}
+
+impl SessionView {
+    /// How far it is fed.
+    pub fn sent(&self) -> Option<Position> {
+        match self.state {
+            SessionState::Streaming { replid, sent, .. } => Some(Position::new(replid, sent)),
+            SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
+        }
+    }
+
+    /// Its end.
+    pub fn end(&self, at: Time, reason: String, before: Option<&SessionEnd>) -> SessionEnd {
+        SessionEnd { at, reason, sent: self.sent().or(before.and_then(|before| before.sent)) }
+    }
 }
 
 impl RelayView {

@@ -104,10 +104,10 @@ impl Controller {
         if info.is_loading || self.is_busy(replica) {
             return;
         }
-        let adopted = self.state.replicas.get(replica).is_some_and(|record| record.adopted);
         if info.run_id != Some(run_id) {
-            // Another process than the one that the intent names: judge it anew, and write the new intent down first.
-            match (guard::owned(info, self.world.primary.run_id(), &self.state, adopted), info.run_id) {
+            // Another process than the one that the intent names, and that an operator gave away: judge it anew, and write the new intent down first.
+            self.record(replica).adopted = false;
+            match (guard::owned(info, self.world.primary.run_id(), &self.state, false), info.run_id) {
                 (Ok(()), Some(run_id)) => self.set_role(replica, Role::Emptying { run_id }, "restarted while it was being emptied"),
                 (Ok(()), None) => {}
                 (Err(reason), _) => self.set_role(replica, Role::Refused { reason }, "restarted while it was being emptied"),
@@ -124,6 +124,7 @@ impl Controller {
             (record.adopted, record.run_id) = (false, Some(run_id));
             return self.set_role(replica, Role::Standby, "emptied, waits as standby");
         }
+        let adopted = self.state.replicas.get(replica).is_some_and(|record| record.adopted);
         // P3 once more, at the last moment; P2: not before somebody else serves, unless an operator released it.
         let owned = guard::owned(info, self.world.primary.run_id(), &self.state, adopted);
         if let Err(reason) = owned {

@@ -83,8 +83,7 @@ impl Controller {
     /// How new its dataset is, and how much of it it has: readers of one that is behind find all that they have read at the others (P10).
     pub(super) fn progress(&self, replica: &NodeAddress) -> Option<(Reverse<Option<usize>>, Offset)> {
         let position = self.world.position(replica)?;
-        let age = self.state.ids.iter().position(|known| known.replid == position.replid);
-        Some((Reverse(age), position.offset))
+        Some((Reverse(self.state.age(position.replid)), position.offset))
     }
 
     /// How many replicas should serve, of those that no operator has taken out.
@@ -120,11 +119,11 @@ impl Controller {
         lost.map(|active| self.world.sight(&active).and_then(|sight| sight.failing_since).unwrap_or(now)).max().unwrap_or(now)
     }
 
-    /// The ids of a history that serves, or is about to, are the group's own from here on (P3). Also while an operator has paused it: after a restart
-    /// they say which of two replicas has the newer data.
+    /// The ids of a history that serves, or is about to, are the group's own from here on (P3), as is a new id of one that was the group's before. Also
+    /// while an operator has paused it: after a restart they say which of two replicas has the newer data.
     pub(super) fn record_ids(&mut self, now: Time) {
         if let Some(live) = self.world.relay.live().filter(|live| live.ids().iter().any(|id| !self.state.knows(id.replid)))
-            && (!self.fitting(now).is_empty() || !self.seeds.is_empty())
+            && (live.ids().iter().any(|id| self.state.knows(id.replid)) || !self.fitting(now).is_empty() || !self.seeds.is_empty())
         {
             let ids = live.ids().to_vec();
             self.state.record(&ids);

@@ -4,14 +4,17 @@ use super::action::StoryLevel;
 use super::controller::Controller;
 use super::relay::Start;
 use super::state::Role;
+use super::world::Sight;
 use crate::info::{Role as ServerRole, ServerInfo};
-use crate::replication::history::KnownId;
-use crate::types::{NodeAddress, Position, ReplId, Time};
+use crate::replication::history::{History, KnownId};
+use crate::replication::prospect::{Prospect, common, prospect};
+use crate::types::{NodeAddress, Offset, Position, ReplId, Time};
 use std::time::Duration;
 
 impl Controller {
     /// Decides once, when enough is seen of the replicas.
     pub(super) fn start(&mut self, now: Time) {
+        self.add_places();
         if self.begin.is_some() || self.primary_address().is_none() || !self.is_enough_seen(now) {
             return;
         }
@@ -20,12 +23,30 @@ impl Controller {
         self.begin = Some(start);
     }
 
+    /// A replica that comes back before the primary does, and is further, may be where that one can still go on.
+    fn add_places(&mut self) {
+        let Some(Start::At { position: begun, .. }) = self.begin else { return };
+        if self.world.relay.live().is_none_or(|live| live.end_position() != begun) {
+            return;
+        }
+        let positions = self.active_positions();
+        let further = positions.iter().filter(|(_, other)| other.replid == begun.replid && other.offset > begun.offset);
+        let further: Vec<Offset> = further.map(|(_, other)| other.offset).collect();
+        if let Some(Start::At { or_at, .. }) = &mut self.begin {
+            *or_at = further;
+        }
+    }
+
     /// A replica that has no position yet could be the one with the lowest: wait for it, but not for ever.
     fn is_enough_seen(&self, now: Time) -> bool {
         let waited = now.since(self.looking_since);
         let all_seen = self.policy.replicas.iter().all(|replica| {
             let Some(sight) = self.world.sight(replica) else { return true };
-            let judged = *self.state.role(replica) != Role::Unknown;
+            let judged = match self.state.role(replica) {
+                Role::Unknown => false,
+                Role::Active | Role::Draining => self.can_be_placed(sight),
+                Role::Standby | Role::Emptying { .. } | Role::Drained | Role::Refused { .. } => true,
+            };
             let loading = sight.info().is_some_and(|info| info.is_loading);
             // Nothing is judged before the primary was seen, and a full resync meanwhile would be for nothing.
             let can_be_judged = judged || self.world.primary.probe.is_some();
@@ -39,19 +60,27 @@ impl Controller {
         all_seen && self.policy.replicas.iter().any(|replica| self.world.sight(replica).is_some_and(|sight| sight.is_answering()))
     }
 
+    /// Its id was changed while the state file could not be written, or it is an id of its own: whether it is the newest, the primary says.
+    fn can_be_placed(&self, sight: &Sight) -> bool {
+        let id = sight.info().and_then(|info| info.replid);
+        id.is_none_or(|id| self.state.knows(id)) || self.world.primary.was_asked()
+    }
+
     fn choose_start(&self) -> (Start, String) {
         let positions = self.active_positions();
         let lowest = positions.first();
         if let Some((dataset, end)) = self.world.relay.resumable {
             let older = lowest.is_some_and(|(_, position)| position.replid == dataset.0.replid && position.offset < dataset.0.offset);
-            if !older {
+            // The end of what was kept may be lost, and the primary may keep nothing before where a replica stands.
+            let leads_on = |(_, other): &(NodeAddress, Position)| self.would_continue(*other) == Some(true);
+            let leads_nowhere = self.would_continue(end) == Some(false) && positions.iter().any(leads_on);
+            if !older && !leads_nowhere {
                 return (Start::Resume, format!("going on at {end} with snapshot {dataset} from disk"));
             }
         }
         match lowest {
             Some((replica, position)) => {
-                let is_earlier = |known: &&KnownId| known.replid != position.replid && known.until.is_some();
-                let earlier = self.state.ids.iter().filter(is_earlier).copied().collect();
+                let earlier = self.earlier_ids(position.replid);
                 let or_at = positions.iter().skip(1).map(|(_, other)| other.offset).collect();
                 let why = format!("asking the primary to continue at {position}, where {replica} stands");
                 (Start::At { position: *position, or_at, earlier }, why)
@@ -60,7 +89,16 @@ impl Controller {
         }
     }
 
-    /// Where the actives on the newest history that any of them stands on are, the one furthest behind first.
+    /// As far as the primary has said.
+    fn would_continue(&self, position: Position) -> Option<bool> {
+        match prospect(Some(&History::starting_at(position, None)), self.world.primary.info()?) {
+            Prospect::Continue(_) => Some(true),
+            Prospect::FullResync(_) => Some(false),
+            Prospect::NotNow(_) | Prospect::Unknown => None,
+        }
+    }
+
+    /// Where the actives on the newest history that any of them stands on are, by its newest id, the one furthest behind first.
     /// If none can be asked: where they were when last seen, which the primary may still cover.
     fn active_positions(&self) -> Vec<(NodeAddress, Position)> {
         let mut positions = self.positions_of(self.having(|role| matches!(role, Role::Active)));
@@ -73,8 +111,14 @@ impl Controller {
             let actives = self.having(|role| matches!(role, Role::Active)).into_iter().filter(is_out_of_sight);
             positions = actives.filter_map(|replica| Some((replica.clone(), self.state.replicas.get(&replica)?.served?))).collect();
         }
-        let newest = self.newest(positions.iter().map(|(_, position)| position.replid));
-        positions.retain(|(_, position)| Some(position.replid) == newest);
+        let Some(newest) = self.newest(positions.iter().map(|(_, position)| position.replid)) else { return Vec::new() };
+        let earlier = self.earlier_ids(newest);
+        let is_of_newest = |position: Position| {
+            let is_right = |known: &KnownId| known.replid == position.replid && known.until.is_some_and(|until| position.offset <= until);
+            position.replid == newest || earlier.iter().any(is_right)
+        };
+        positions.retain(|(_, position)| is_of_newest(*position));
+        positions.iter_mut().for_each(|(_, position)| position.replid = newest);
         positions.sort_by_key(|(_, position)| position.offset);
         positions
     }
@@ -88,6 +132,19 @@ impl Controller {
             Some((replica.clone(), self.world.info(&replica).filter(follows)?.position()?))
         };
         replicas.into_iter().filter_map(position).collect()
+    }
+
+    /// Older ids of the same history: as recorded, or, of an id that could not be written down, as the primary says.
+    fn earlier_ids(&self, replid: ReplId) -> Vec<KnownId> {
+        let info = self.world.primary.info().filter(|info| info.replid == Some(replid) && !self.state.knows(replid));
+        let before = info.and_then(|info| Some((info.replid2?, common(info, info.replid2?)?)));
+        match before {
+            Some((before, until)) => {
+                let before_that = self.state.earlier_ids(before);
+                [KnownId { replid: before, until: Some(until) }].into_iter().chain(before_that).collect()
+            }
+            None => self.state.earlier_ids(replid),
+        }
     }
 
     /// The primary's own id is the newest, then the recorded ones, newest first.

@@ -120,6 +120,18 @@ impl DurableState {
         self.ids.iter().any(|known| known.replid == replid)
     }
 
+    /// Older ids of the same history: those that were recorded with it, up to the current id of the history before.
+    pub fn earlier_ids(&self, replid: ReplId) -> Vec<KnownId> {
+        let behind = self.ids.iter().skip_while(|known| known.replid != replid).skip(1);
+        behind.take_while(|known| known.until.is_some()).copied().collect()
+    }
+
+    /// How old the history of this id is, by its place among the recorded ones. All ids of one history are of one age.
+    pub fn age(&self, replid: ReplId) -> Option<usize> {
+        let at = self.ids.iter().position(|known| known.replid == replid)?;
+        Some(self.ids[..=at].iter().filter(|known| known.until.is_none()).count())
+    }
+
     /// Records the ids of a history. The newest stay in front; the oldest fall off.
     pub fn record(&mut self, ids: &[KnownId]) {
         self.ids.retain(|known| ids.iter().all(|id| id.replid != known.replid));
@@ -162,3 +174,27 @@ pub const FORMAT: u32 = 1;
 
 /// How many ids of own histories are remembered. A replica that comes back with an older one is refused until adopted.
 const IDS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Offset;
+
+    fn id(digit: char) -> ReplId {
+        digit.to_string().repeat(40).parse().expect("an id")
+    }
+
+    #[test]
+    fn ids_are_recorded_by_history() {
+        let known = |digit, until| KnownId { replid: id(digit), until: Offset::new(until).filter(|_| until > 0) };
+        let mut state = DurableState::new("main".parse().expect("a name"));
+        state.record(&[known('b', 0), known('a', 100)]);
+        state.record(&[known('e', 0), known('d', 90), known('c', 50)]);
+        assert_eq!(state.earlier_ids(id('e')), [known('d', 90), known('c', 50)]);
+        assert_eq!(state.earlier_ids(id('d')), [known('c', 50)]);
+        assert_eq!(state.earlier_ids(id('b')), [known('a', 100)]);
+        assert_eq!(state.earlier_ids(id('f')), []);
+        let ages: Vec<Option<usize>> = ['e', 'd', 'c', 'b', 'a', 'f'].map(|digit| state.age(id(digit))).into();
+        assert_eq!(ages, [Some(1), Some(1), Some(1), Some(2), Some(2), None]);
+    }
+}

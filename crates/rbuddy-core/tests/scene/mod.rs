@@ -268,7 +268,8 @@ impl Scene {
         }
     }
 
-    fn probe(&self, node: Node) -> Event {
+    /// A look at a server, for tests that want answers in an order of their own.
+    pub fn probe(&self, node: Node) -> Event {
         let result = match &node {
             Node::Primary(_) if self.primary_is_silent => ProbeResult::Failed("no answer".into()),
             Node::Primary(at) | Node::Candidate(at) if *at == self.primary_at => self.look(&self.primary),
@@ -281,7 +282,7 @@ impl Scene {
         Event::Probe { node, asked_at: self.now, result }
     }
 
-    fn send(&mut self, event: Event) {
+    pub fn send(&mut self, event: Event) {
         let at = self.now;
         self.note(|| Entry::Event { at, event: event.clone() });
         self.controller.handle(self.now, event);

@@ -60,8 +60,6 @@ pub(super) struct Inner {
     pub(super) stretches: Vec<Stretch>,
     /// Whose end the next PSYNC to the primary names.
     pub(super) candidate: Option<StretchKey>,
-    /// Where else that may begin, as long as nothing of it has arrived.
-    pub(super) or_at: Vec<Offset>,
     keys_given: u64,
     /// Last positions of ended histories that the controller has no use for.
     pub(super) discard_ended: BTreeSet<Position>,
@@ -273,6 +271,7 @@ impl Hub {
 
     /// A replica said PSYNC. One that is already connected under this address is sent away: a replica has one connection, the newest.
     pub(super) fn admit(&self, address: &NodeAddress, view: SessionView, replaced: CancellationToken) -> u64 {
+        let at = self.now();
         self.update(|inner| {
             inner.sessions_given += 1;
             let serial = inner.sessions_given;
@@ -281,9 +280,10 @@ impl Hub {
             if let Some(version) = view.announced_version {
                 inner.versions.insert(address.clone(), version);
             }
-            if let Some(older) = inner.sessions.insert(address.clone(), Session { serial, view, follows: None, replaced }) {
+            if let Some(older) = inner.end_session(address, at, "the replica came again on another connection".to_owned()) {
                 older.replaced.cancel();
             }
+            inner.sessions.insert(address.clone(), Session { serial, view, follows: None, replaced });
             serial
         })
     }
@@ -315,8 +315,7 @@ impl Hub {
         self.update(|inner| {
             if inner.session_mut(address, serial).is_some() {
                 inner.remember_away(address, at);
-                inner.sessions.remove(address);
-                inner.ended.insert(address.clone(), SessionEnd { at, reason });
+                inner.end_session(address, at, reason);
             }
             inner.prune();
         });
@@ -340,7 +339,6 @@ impl Inner {
         Inner {
             stretches: Vec::new(),
             candidate: None,
-            or_at: Vec::new(),
             keys_given: 0,
             discard_ended: BTreeSet::new(),
             acked: None,
@@ -384,6 +382,14 @@ impl Inner {
         self.sessions.get_mut(address).filter(|session| session.serial == serial)
     }
 
+    /// A replica's connection is gone: why, and how far it was fed, goes on being told.
+    fn end_session(&mut self, address: &NodeAddress, at: Time, reason: String) -> Option<Session> {
+        let session = self.sessions.remove(address)?;
+        let end = session.view.end(at, reason, self.ended.get(address));
+        self.ended.insert(address.clone(), end);
+        Some(session)
+    }
+
     /// A new live history. The one before has ended, as far as is known.
     pub(super) fn begin_history(&mut self, history: History, backlog_bytes: u64) -> StretchKey {
         for stretch in self.stretches.iter_mut().filter(|stretch| stretch.history.live) {
@@ -408,7 +414,6 @@ impl Inner {
         for stretch in &mut self.stretches {
             if stretch.key == key { stretch.go_on(from, replid, common) } else { stretch.stand_still() }
         }
-        self.or_at.clear();
         self.stretches.sort_by_key(|stretch| (stretch.history.live, stretch.key));
         self.candidate = Some(key);
         self.prune();

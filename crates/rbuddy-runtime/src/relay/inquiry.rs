@@ -9,7 +9,7 @@ use super::hub::{Hub, Inner};
 use super::link::{Link, LinkError, Purpose};
 use super::resync_loop::ResyncLoop;
 use super::stretch::StretchKey;
-use rbuddy_core::control::relay::{FullResyncNeed, RelayOrders, UpstreamState};
+use rbuddy_core::control::relay::{FullResyncNeed, RelayOrders, Start, UpstreamState};
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::replication::answer::PsyncAnswer;
 use rbuddy_core::replication::history::History;
@@ -71,7 +71,9 @@ async fn settle(
 ) -> Result<Settled, LinkError> {
     let mut looks = 0;
     loop {
-        let need = match question(hub, link.info().await?)? {
+        let info = link.info().await?;
+        let start = orders.borrow().start.clone();
+        let need = match question(hub, info, start.as_ref().map_or(&[], Start::places))? {
             Question::Behind(key, at, common) => return Ok(Settled { asked: Some((key, at)), gap: None, common }),
             Question::Blind(asked) => return Ok(Settled { asked, gap: None, common: None }),
             Question::Everything(asked, need) if orders.borrow_and_update().full_resync == Some(need.replid) => {
@@ -99,8 +101,8 @@ async fn permitted(orders: &mut watch::Receiver<RelayOrders>, replid: ReplId) {
     }
 }
 
-/// What to ask a primary that says this of itself.
-fn question(hub: &Hub, info: Option<ServerInfo>) -> Result<Question, LinkError> {
+/// What to ask a primary that says this of itself. What is followed may begin at these places as well, as long as nothing of it has arrived.
+fn question(hub: &Hub, info: Option<ServerInfo>, places: &[Offset]) -> Result<Question, LinkError> {
     let mut inner = hub.lock();
     let Some(info) = info else { return Ok(Question::Blind(inner.last_whole_command())) };
     let candidate = |inner: &Inner| -> Option<(StretchKey, History)> {
@@ -112,7 +114,7 @@ fn question(hub: &Hub, info: Option<ServerInfo>) -> Result<Question, LinkError> 
     let mut found = prospect(known.as_ref().map(|(_, history)| history), &info);
     // Where the replicas are spread out, it begins where the primary still can, without those that are further back.
     if let (Prospect::FullResync(Gap::BacklogTooShort { .. }), Some((key, history))) = (found, &known)
-        && let Some(place) = beginning(history, &inner.or_at, &info)
+        && let Some(place) = beginning(history, places, &info)
     {
         info!(group = %hub.config.group, given_up = %history.end, %place, "the primary does not reach back to all replicas: beginning where it does");
         inner.begin_at(*key, place);

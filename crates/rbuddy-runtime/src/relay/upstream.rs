@@ -247,9 +247,8 @@ async fn begin(hub: &Arc<Hub>, start: Start, found: Option<Resumable>) {
             warn!(group = %hub.config.group, "nothing on disk to go on from: a full resync it is");
             None
         }
-        (Start::At { position, or_at, earlier }, found) => {
+        (Start::At { position, earlier, .. }, found) => {
             discard(found);
-            hub.lock().or_at = or_at;
             info!(group = %hub.config.group, %position, "going on from where the replicas are");
             Some(history_at(position, None, &earlier))
         }
