@@ -126,6 +126,8 @@ fn a_planned_switch_to_it_is_refused_with_the_reason() {
     says(scene.at(A), |_, settings| settings.users = users(&["default", "app"]));
     says(scene.at(B), |_, settings| settings.users = users(&["default"]));
     scene.run(Duration::from_secs(1));
+    let note = scene.status().replicas[1].note.clone().unwrap();
+    assert!(note.contains("is not promoted: it has no user app"), "it is told before anybody asks: {note}");
     let refused = scene.operate(Operation::Failover).unwrap_err();
     assert!(refused.contains("it has no user app") && refused.contains("ACL SETUSER"), "{refused}");
     says(scene.at(B), |_, settings| settings.users = users(&["default", "app", "another"]));

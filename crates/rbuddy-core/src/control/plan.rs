@@ -154,7 +154,7 @@ impl Controller {
         Some(Room::of(primary.used_memory.max(used)?, limits.into_iter().flatten().min()?))
     }
 
-    /// As the relay reckons before it asks for a snapshot. A snapshot is smaller than the dataset in memory, as a rule by far.
+    /// Much as the relay itself reckons before it asks for a snapshot. A snapshot is smaller than the dataset in memory, as a rule by far.
     fn room_on_disk(&self, primary: &ServerInfo) -> Option<Room> {
         let stored = self.world.relay.snapshot.as_ref().map(|snapshot| snapshot.bytes);
         let bytes = self.world.measured.storing.map(|pace| pace.bytes).max(stored).or(primary.used_memory)?;

@@ -298,12 +298,14 @@ impl Controller {
             Role::Unknown | Role::Active | Role::Standby | Role::Draining | Role::Emptying { .. } | Role::Drained => None,
         };
         let silent = sight.filter(|sight| !sight.is_answering()).and_then(|sight| sight.error.clone());
+        let is_standby = *self.state.role(replica) == Role::Standby;
+        let hindered = || self.explain_hindrance(now, replica).filter(|_| is_standby);
         ReplicaStatus {
             address: replica.clone(),
             role: role_name(self.state.role(replica)),
             reachable: sight.is_some_and(|sight| sight.is_answering()),
             loading: info.is_some_and(|info| info.is_loading),
-            note: refused.or(silent).or_else(|| self.last_error(replica).map(str::to_owned)),
+            note: refused.or(silent).or_else(|| self.last_error(replica).map(str::to_owned)).or_else(hindered),
             version: info.and_then(|info| info.version),
             run_id: info.and_then(|info| info.run_id),
             position: self.world.position(replica),
@@ -312,7 +314,7 @@ impl Controller {
             session: self.world.session(replica).map(|session| session.state.clone()),
             may_stop: self.may_stop(now, replica),
             flapping: self.flapping(replica),
-            drift: if *self.state.role(replica) == Role::Standby { self.drifts(now, replica) } else { Vec::new() },
+            drift: if is_standby { self.drifts(now, replica) } else { Vec::new() },
         }
     }
 }
