@@ -6,7 +6,7 @@ mod scene;
 
 use rbuddy_core::control::status::RoleName;
 use scene::situations::{SOON, is_normal, normal, role};
-use scene::{A, B, Fate, STEP};
+use scene::{A, B, Fate, STEP, address};
 use std::time::Duration;
 
 #[test]
@@ -18,6 +18,20 @@ fn a_dead_active_is_waited_for_once() {
     let waited = scene.now.since(died);
     assert!(waited >= scene.policy.dead_after && waited <= scene.policy.dead_after + 3 * STEP, "{waited:?}");
     scene.until(SOON, "B serves", |scene| scene.active() == [B]);
+}
+
+/// It may only be busy with one long command.
+#[test]
+fn an_active_that_hangs_is_waited_for_once_more() {
+    let mut scene = normal();
+    scene.until(SOON, "A follows", |scene| scene.replicas[&address(A)].link_up);
+    scene.run(STEP);
+    scene.at(A).hangs = true;
+    scene.until(SOON, "A counts as dead", |scene| scene.active().is_empty());
+    scene.run(scene.policy.dead_after - 2 * STEP);
+    scene.at(A).hangs = false;
+    scene.until(SOON, "A serves", |scene| is_normal(scene) && scene.active() == [A]);
+    assert_eq!(scene.sync_full, 0);
 }
 
 #[test]

@@ -112,11 +112,13 @@ impl Controller {
         self.short_since = if short { self.short_since.or(Some(self.lost_since(now))) } else { None };
     }
 
-    /// Who does not answer has been missing since then, and was waited for once before it counted as dead. Of several: the one that was there last.
+    /// Who is gone, and so is its connection to the relay, has been missing since it stopped answering, and was waited for once before it counted as dead.
+    /// One that is still connected may only be busy, and is worth waiting for once more before the primary forks. Of several: the one that was there last.
     fn lost_since(&self, now: Time) -> Time {
         let fitting = self.fitting(now);
         let lost = self.having(|role| matches!(role, Role::Active)).into_iter().filter(|active| !fitting.contains(active));
-        lost.map(|active| self.world.sight(&active).and_then(|sight| sight.failing_since).unwrap_or(now)).max().unwrap_or(now)
+        let gone_since = |active: &NodeAddress| self.world.sight(active).and_then(|sight| sight.failing_since);
+        lost.map(|active| gone_since(&active).filter(|_| self.world.session(&active).is_none()).unwrap_or(now)).max().unwrap_or(now)
     }
 
     /// The ids of a history that serves, or is about to, are the group's own from here on (P3), as is a new id of one that was the group's before. Also
