@@ -287,6 +287,7 @@ impl Controller {
             self.start(now);
             self.record_ids(now);
         }
+        self.forget_ended();
         self.observe_flaps(now);
         self.observe_reference(now);
         self.describe(now);

@@ -195,6 +195,36 @@ impl Controller {
         self.world.relay.histories.iter().any(|history| !history.live && history.standing(position) == Standing::Covered)
     }
 
+    /// What was read on an ended stretch says nothing of the live one that has the same id: once the replica that it was read from has left that stretch,
+    /// nobody is asked for it any more. Later they could not be told apart, as the relay forgets what nobody stands on.
+    pub(super) fn forget_ended(&mut self) {
+        let is_over = |(replica, served): (&NodeAddress, &Position)| {
+            let has_left = !matches!(self.state.role(replica), Role::Active | Role::Draining);
+            let is_ahead = self.world.relay.live().is_some_and(|live| matches!(live.standing(*served), Standing::Ahead { .. }));
+            has_left && is_ahead && (self.is_of_ended(*served) || self.primary_never_had(replica, *served))
+        };
+        let over = |known: &BTreeMap<NodeAddress, Position>| -> Vec<NodeAddress> {
+            known.iter().filter(|known| is_over(*known)).map(|(replica, _)| replica.clone()).collect()
+        };
+        let (served, dropped_out) = (over(&self.served), over(&self.dropped_out));
+        self.dropped_out.retain(|replica, _| !dropped_out.contains(replica));
+        for replica in served {
+            self.served.remove(&replica);
+            self.record(&replica).served = None;
+        }
+    }
+
+    /// The primary has been looked at since the replica came back, and has less: after a restart of rbuddy nobody remembers what ended.
+    fn primary_never_had(&self, replica: &NodeAddress, served: Position) -> bool {
+        let primary = &self.world.primary;
+        let is_fresh = self.world.session(replica).is_some_and(|session| primary.asked_at.is_some_and(|at| at >= session.since));
+        let has_less = |info: &ServerInfo| {
+            let is_live = self.world.relay.live().is_some_and(|live| info.replid == Some(live.replid()));
+            is_live && info.offset.is_some_and(|offset| offset < served.offset)
+        };
+        is_fresh && primary.is_answering() && primary.info().is_some_and(has_less)
+    }
+
     /// How far each active was fed: what its readers may have seen (P10).
     pub(super) fn observe_served(&mut self) {
         // One that readers leave follows on, and those that are still there see more.
