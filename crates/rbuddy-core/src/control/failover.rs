@@ -6,7 +6,7 @@
 use super::action::{ServerCommand, StoryLevel};
 use super::assignment::{Notification, NotificationEvent};
 use super::controller::Controller;
-use super::publish::part_of;
+use super::served::part_of;
 use super::settings::Consistency;
 use super::state::{Reference, Role};
 use crate::info::{Keyspace, Role as ServerRole};

@@ -13,6 +13,7 @@
 //! | [`drift`], `hindrance` | set up like those whose readers it would take? |
 //! | [`invariant`] | what must hold after every event |
 //! | [`primary`], `following` | where the primary is, and what is made of a word that it has moved |
+//! | `served` | what readers have seen, and must find at the next active |
 //! | `publish`, `report` | orders, assignment, status: derived |
 //! | [`relay`] | what passes between controller and relay: orders down, a view up |
 //! | [`assignment`] | who may be read: what reader endpoint, API and webhooks follow |
@@ -47,6 +48,7 @@ pub mod replay;
 mod report;
 mod retire;
 mod seeding;
+mod served;
 mod serving;
 pub mod settings;
 mod start;
