@@ -86,6 +86,7 @@ async fn command_counts(servers: &[&Server]) -> Vec<String> {
         "command|info",
         "acl|whoami",
         "acl|dryrun",
+        "acl|list",
         "module|list",
         "client|list",
         "ping",

@@ -143,16 +143,14 @@ impl Controller {
             run_id: self.state.replicas.get(replica)?.run_id?,
             detached,
             offset_at_least: self.least(replica, beside),
-            newer: self.newer_than(replica, &replids),
+            newer: self.newer_than(&replids),
             replids,
         })
     }
 
-    /// Ids of the group's histories that came after the one that this replica stands on, as far as is known.
-    fn newer_than(&self, replica: &NodeAddress, own: &[ReplId]) -> Vec<ReplId> {
-        if self.world.fits_live(replica) {
-            return Vec::new();
-        }
+    /// Ids of the group's histories that came after the one with these ids, as far as is known. Also of the one that the relay follows: before the primary
+    /// has spoken that may be an old one.
+    fn newer_than(&self, own: &[ReplId]) -> Vec<ReplId> {
         let known = &self.state.ids;
         let at = known.iter().position(|known| own.contains(&known.replid)).unwrap_or(0);
         known.iter().take(at).map(|known| known.replid).collect()

@@ -49,16 +49,17 @@ impl Controller {
         self.notify(now, NotificationEvent::Failover, dead.first().cloned(), back);
     }
 
-    /// Steps of replicas that readers leave, and of those that are being emptied.
+    /// Steps of replicas that readers leave, and of those that are being emptied. These first: the intent is on disk before anything follows from it,
+    /// and by then the world may be another (P2).
     pub(super) fn drain(&mut self, now: Time) {
+        for replica in self.having(|role| matches!(role, Role::Emptying { .. })) {
+            self.empty(now, &replica);
+        }
         for replica in self.having(|role| matches!(role, Role::Draining)) {
             let until = *self.drain_until.entry(replica.clone()).or_insert(now.after(self.policy.drain));
             if now >= until {
                 self.end_drain(now, &replica);
             }
-        }
-        for replica in self.having(|role| matches!(role, Role::Emptying { .. })) {
-            self.empty(now, &replica);
         }
     }
 
