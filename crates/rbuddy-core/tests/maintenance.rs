@@ -4,6 +4,7 @@
 
 mod scene;
 
+use rbuddy_core::control::settings::FreezeMode;
 use rbuddy_core::control::status::{Operation, Phase, RoleName};
 use scene::situations::{SOON, normal, role};
 use scene::{A, B, C, RELAY, Scene, address, replid};
@@ -211,6 +212,30 @@ fn one_that_is_returned_while_nobody_serves_is_read_with_what_it_holds() {
         scene.at(B).up = true;
         served_until(&mut scene, "B serves what the primary has", |scene| is_normal_with(1)(scene) && scene.active() == [B]);
         assert_eq!((scene.replicas[&address(B)].keys, scene.sync_full), (90_000, 2));
+    }
+}
+
+/// Seeds 1008046, 1013193, 1013226: it had been detached, and its new process takes writes.
+#[test]
+fn one_that_is_returned_as_a_master_is_not_read() {
+    let mut scene = normal();
+    drain(&mut scene, A).unwrap();
+    served_until(&mut scene, "A is drained", |scene| role(scene, A) == RoleName::Drained);
+    scene.at(B).up = false;
+    scene.until(SOON, "nobody serves", |scene| scene.active().is_empty());
+    scene.policy.freeze = FreezeMode::Detach;
+    scene.restart_rbuddy();
+    scene.restart(A, true);
+    let old = scene.replicas[&address(A)].replid;
+    let server = scene.at(A);
+    (server.master, server.replid, server.replid2) = (None, replid(0x77), Some(old));
+    scene.run(Duration::from_secs(3));
+    give_back(&mut scene, A).unwrap();
+    let end = scene.now.after(Duration::from_secs(3));
+    while scene.now < end {
+        scene.step();
+        let takes_writes = scene.replicas[&address(A)].master.is_none();
+        assert!(!takes_writes || scene.active().is_empty(), "{}", scene.story.join("\n"));
     }
 }
 

@@ -9,6 +9,7 @@ use super::controller::Controller;
 use super::guard;
 use super::state::Role;
 use super::status::{MayStop, OperationResult};
+use crate::info::Role as ServerRole;
 use crate::types::{NodeAddress, Position, Time};
 use std::collections::BTreeSet;
 
@@ -107,7 +108,9 @@ impl Controller {
         let is_ours = !info.is_empty() && guard::owned(info, self.world.primary.run_id(), &self.state, false).is_ok();
         let age = |replid| self.state.ids.iter().position(|known| known.replid == replid);
         let has = |served: &Position| self.is_at_or_past(position, *served) || age(served.replid) > age(position.replid);
-        is_ours && !info.is_sync_in_progress && self.can_serve(now, replica) && self.served.values().all(has)
+        // One that was detached, and another process since, takes writes until it is fenced (P9).
+        let is_read_only = info.role == Some(ServerRole::Slave);
+        is_ours && is_read_only && !info.is_sync_in_progress && self.can_serve(now, replica) && self.served.values().all(has)
     }
 
     /// What an operator wished goes on, also after a restart of rbuddy: readers leave who is to be taken out, and who was left by everybody comes to rest.
