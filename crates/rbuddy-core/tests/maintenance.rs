@@ -239,6 +239,22 @@ fn one_that_is_returned_as_a_master_is_not_read() {
     }
 }
 
+/// Seed 1006766: it had restarted with older data, under an id of its own.
+#[test]
+fn one_that_is_returned_with_less_than_it_served_is_not_read() {
+    let mut scene = normal();
+    drain(&mut scene, A).unwrap();
+    scene.link_cut = true;
+    scene.restart(A, true);
+    let old = scene.replicas[&address(A)].replid;
+    let server = scene.at(A);
+    (server.offset, server.master, server.replid, server.replid2) = (server.offset - 50, None, replid(0x77), Some(old));
+    scene.until(SOON, "A is drained", |scene| role(scene, A) == RoleName::Drained);
+    give_back(&mut scene, A).unwrap();
+    scene.run(Duration::from_secs(3));
+    assert!(scene.active().is_empty(), "{}", scene.story.join("\n"));
+}
+
 #[test]
 fn one_that_is_returned_without_what_was_read_elsewhere_is_filled() {
     let mut scene = normal();

@@ -107,7 +107,9 @@ impl Controller {
         let (Some(info), Some(position)) = (self.world.info(replica), self.world.position(replica)) else { return false };
         let is_ours = !info.is_empty() && guard::owned(info, self.world.primary.run_id(), &self.state, false).is_ok();
         let age = |replid| self.state.ids.iter().position(|known| known.replid == replid);
-        let has = |served: &Position| self.is_at_or_past(position, *served) || age(served.replid) > age(position.replid);
+        // An id that is not known may be its own, given when it restarted with less.
+        let is_newer = |served: &Position| age(position.replid).zip(age(served.replid)).is_some_and(|(own, served)| own < served);
+        let has = |served: &Position| self.is_at_or_past(position, *served) || is_newer(served);
         // One that was detached, and another process since, takes writes until it is fenced (P9).
         let is_read_only = info.role == Some(ServerRole::Slave);
         is_ours && is_read_only && !info.is_sync_in_progress && self.can_serve(now, replica) && self.served.values().all(has)
