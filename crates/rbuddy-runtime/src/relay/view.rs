@@ -33,7 +33,10 @@ pub(super) async fn publish(hub: Arc<Hub>, view: watch::Sender<RelayView>, cance
 pub(super) async fn watch_disk(hub: Arc<Hub>, cancel: CancellationToken) {
     loop {
         let dir = hub.config.dir.clone();
-        let free = tokio::task::spawn_blocking(move || free_bytes(&dir)).await;
+        let free = tokio::select! {
+            () = cancel.cancelled() => return,
+            free = tokio::task::spawn_blocking(move || free_bytes(&dir)) => free,
+        };
         let free = free.ok().and_then(Result::ok).map(|bytes| bytes & !(MIB - 1));
         hub.count(|inner| inner.disk_free_bytes = free);
         tokio::select! {
