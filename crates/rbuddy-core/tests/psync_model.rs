@@ -214,7 +214,9 @@ impl World {
             Verdict::Hold(HoldReason::Ahead { asked, end }) => {
                 ensure(question.waits && question.is_ahead(*asked, *end), "it has more than the relay, and nothing else is there for it")?;
             }
-            Verdict::Hold(HoldReason::CannotLoad { .. }) => return Err("which formats it loads is judged by others"),
+            Verdict::Hold(HoldReason::CannotLoad { .. } | HoldReason::AnotherProcess) => {
+                return Err("which formats it loads, and who it is, is judged by others");
+            }
             Verdict::Hold(HoldReason::NeedsFullResync(reason)) => {
                 ensure(
                     permit == Permit::Keep || (permit == Permit::Auto && snapshot.is_none()),

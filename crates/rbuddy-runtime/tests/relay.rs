@@ -221,6 +221,37 @@ async fn a_snapshot_is_taken_over_a_second_connection_while_the_stream_flows() {
     relay.stop().await;
 }
 
+/// P3: whoever gave the permit may have heard nothing of the replica since.
+#[tokio::test]
+async fn what_was_started_at_a_replicas_address_is_not_filled_before_it_was_judged() {
+    let (primary, mut replica) = (Server::start(&[]).await, Server::start(&[]).await);
+    primary.fill("key:", 1000).await;
+    let judged = replica.info().await.run_id.expect("it has one");
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(Start::Fresh, &[(&replica, Permit::Hold)])).await;
+    let dataset = snapshot(&mut relay).await;
+    let address = replica.address();
+    relay.order(|orders| {
+        orders.permits.insert(address.clone(), Permit::Seed(dataset));
+        orders.judged.insert(address.clone(), judged);
+    });
+
+    replica.kill();
+    replica.restart().await;
+    replica.command(&["SET", "of somebody", "else"]).await;
+    replica.follow(relay.port).await;
+    let held = |view: &RelayView| state(view, &address) == Some(&SessionState::Held(HoldReason::AnotherProcess));
+    relay.until("it is held", held).await;
+    assert_eq!(replica.text(&["GET", "of somebody"]).await, "else");
+
+    let now = replica.info().await.run_id.expect("it has one");
+    relay.order(|orders| {
+        orders.judged.insert(address.clone(), now);
+    });
+    replica.equals(&primary).await;
+    relay.stop().await;
+}
+
 #[tokio::test]
 async fn a_snapshot_is_taken_from_a_replica_and_the_primary_does_not_fork() {
     let (primary, replica, second) = (Server::start(&[]).await, Server::start(&[]).await, Server::start(&[]).await);

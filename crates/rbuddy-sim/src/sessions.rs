@@ -177,6 +177,9 @@ impl World {
                 }
                 self.set_stage(relay, at, Stage::Streaming { key, announced: announce, sent: theirs, seeded: None });
             }
+            (Verdict::Full { .. }, Some(_)) if relay.orders.judged.get(at).is_some_and(|judged| *judged != process.run_id) => {
+                self.set_state(relay, at, SessionState::Held(HoldReason::AnotherProcess));
+            }
             (Verdict::Full { reason, .. }, Some(spool)) => {
                 self.check_seeding(relay, at, process);
                 let announced = relay.stretch(spool.key).map_or(spool.dataset.0.replid, |stretch| stretch.history.replid());

@@ -173,6 +173,7 @@ impl Controller {
                 HoldReason::NotPermitted
                 | HoldReason::NoSnapshot { .. }
                 | HoldReason::CannotLoad { .. }
+                | HoldReason::AnotherProcess
                 | HoldReason::UpstreamUnknown
                 | HoldReason::Ahead { .. },
             )

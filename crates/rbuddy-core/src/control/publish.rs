@@ -9,12 +9,15 @@ use crate::info::{Keyspace, ServerInfo};
 use crate::replication::history::{History, Standing};
 use crate::replication::psync::Permit;
 use crate::types::{DatasetId, NodeAddress, ReplId, Time};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 impl Controller {
     pub(super) fn make_orders(&self, now: Time) -> RelayOrders {
-        let permits = self.policy.replicas.iter().map(|replica| (replica.clone(), self.permit(now, replica))).collect();
+        let permits: BTreeMap<NodeAddress, Permit> =
+            self.policy.replicas.iter().map(|replica| (replica.clone(), self.permit(now, replica))).collect();
+        let filled = permits.iter().filter(|(_, permit)| matches!(permit, Permit::Seed(_))).map(|(replica, _)| replica);
+        let judged = filled.filter_map(|replica| Some((replica.clone(), self.state.replicas.get(replica)?.run_id?))).collect();
         let actives = self.having(|role| matches!(role, Role::Active));
         let leaving = self.having(|role| matches!(role, Role::Active | Role::Draining));
         let paused_streams = match &self.planned {
@@ -25,9 +28,11 @@ impl Controller {
         let is_needed = leaving.iter().any(|replica| !self.world.fits_live(replica));
         RelayOrders {
             start: self.begin.clone(),
+            places: self.places(),
             primary: self.primary_address().cloned(),
             full_resync: self.permitted_full_resync(),
             permits,
+            judged,
             paused_streams,
             required: actives.iter().filter(|active| self.world.fits_live(active)).cloned().collect(),
             versions: self

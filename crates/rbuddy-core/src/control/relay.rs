@@ -5,15 +5,19 @@
 use crate::replication::history::{History, KnownId};
 use crate::replication::prospect::Gap;
 use crate::replication::psync::{FullResyncReason, HoldReason, Permit};
-use crate::types::{DatasetId, NextByte, NodeAddress, Offset, Position, RdbVersion, ReplId, ServerVersion, Time};
+use crate::types::{DatasetId, NextByte, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, ServerVersion, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the controller wants of the relay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct RelayOrders {
-    /// How to begin with the primary. The relay dials nobody before this is given. Of later changes only those of [`Start::At`]'s `or_at` count.
+    /// How to begin with the primary. The relay dials nobody before this is given, and later changes are of no account.
     pub start: Option<Start>,
+    /// Where else it may go on, in rising order, if the primary's backlog does not reach back to where the relay is: where the replicas are that have more.
+    /// Better that one of them needs a full resync than all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<Offset>,
     /// Where the primary is now; `None`: where it was configured. A connection to another address is given up.
     pub primary: Option<NodeAddress>,
     /// The relay may ask the primary whose history this is for a full resync. It says by itself when it would have to
@@ -45,9 +49,6 @@ pub enum Start {
     At {
         /// The position.
         position: Position,
-        /// Where else it may begin, in rising order, if the primary's backlog does not reach back so far: where the other replicas are. Better
-        /// that one of them needs a full resync than all. Of use as long as nothing has arrived.
-        or_at: Vec<Offset>,
         /// Older ids of the same history.
         earlier: Vec<KnownId>,
     },

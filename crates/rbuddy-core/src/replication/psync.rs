@@ -115,6 +115,8 @@ pub enum HoldReason {
         /// The dataset.
         dataset: DatasetId,
     },
+    /// It may have a dataset, but the process that answers at its address, if any does, is not the one that this was decided of.
+    AnotherProcess,
     /// Its version cannot load the snapshot: given it, it would empty itself or die (protocol fact 2.4).
     CannotLoad {
         /// The snapshot's format.
@@ -208,6 +210,7 @@ impl fmt::Display for HoldReason {
             HoldReason::Ahead { asked, end } => write!(f, "asked {asked}, the relay has {end} so far"),
             HoldReason::NeedsFullResync(reason) => write!(f, "it needs a full resync: {reason}"),
             HoldReason::NoSnapshot { dataset } => write!(f, "snapshot {dataset} is not ready"),
+            HoldReason::AnotherProcess => write!(f, "what answers at its address is not the process that may be filled"),
             HoldReason::CannotLoad { rdb, version: Some(version) } => write!(f, "{version} cannot load the snapshot's format {rdb}"),
             HoldReason::CannotLoad { rdb, version: None } => {
                 write!(f, "it does not say which version it is, and not every one can load the snapshot's format {rdb}")

@@ -38,6 +38,7 @@ mod link;
 mod listener;
 mod log;
 mod log_writer;
+mod look;
 mod name;
 mod needs;
 mod own_thread;

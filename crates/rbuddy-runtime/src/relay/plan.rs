@@ -22,7 +22,15 @@ pub(super) enum Plan {
 
 impl Hub {
     /// Decides, and ties the session to its history in the same moment, so that nobody drops that in between.
-    pub(super) fn plan(&self, address: &NodeAddress, serial: u64, asked: Asked, permit: Permit, identity: &Identity) -> Plan {
+    pub(super) fn plan(
+        &self,
+        address: &NodeAddress,
+        serial: u64,
+        asked: Asked,
+        permit: Permit,
+        identity: &Identity,
+        is_another_process: bool,
+    ) -> Plan {
         let mut inner = self.lock();
         if let (Asked::From(replid, next), true) = (asked, identity.has_psync2)
             && let Some(offset) = next.have()
@@ -42,6 +50,7 @@ impl Hub {
             (Verdict::Full { .. }, Some((_, spool))) if !may_load(version, spool.facts.version) => {
                 Plan::Hold(HoldReason::CannotLoad { rdb: spool.facts.version, version })
             }
+            (Verdict::Full { .. }, Some(_)) if is_another_process => Plan::Hold(HoldReason::AnotherProcess),
             (Verdict::Full { reason, .. }, Some((key, spool))) => {
                 // The history may have been renamed since the snapshot: same bytes, and the id that goes on is the one to learn.
                 let announce = inner.stretch(key).map_or(spool.dataset.0.replid, |stretch| stretch.history.replid());

@@ -11,18 +11,17 @@
 use super::files::Spool;
 use super::hub::Hub;
 use super::listener::{Door, refuse};
+use super::look::Looks;
 use super::plan::Plan;
 use super::send_file::FileOnItsWay;
 use super::stream_session::Streaming;
 use super::stretch::StretchKey;
-use crate::admin::AdminConnection;
-use crate::settings::Endpoint;
 use bytes::{Buf, BytesMut};
 use rbuddy_core::control::relay::{RelayOrders, SessionState, SessionView};
 use rbuddy_core::replication::handshake::Identity;
-use rbuddy_core::replication::psync::{Asked, FullResyncReason, Permit};
+use rbuddy_core::replication::psync::{Asked, FullResyncReason, HoldReason, Permit};
 use rbuddy_core::resp::request::{RequestLimits, parse};
-use rbuddy_core::types::{DatasetId, NextByte, NodeAddress, Offset, Position, ReplId, ServerVersion};
+use rbuddy_core::types::{DatasetId, NextByte, NodeAddress, Offset, Position, ReplId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -87,7 +86,7 @@ pub(super) struct Session {
     pub(super) identity: Identity,
     pub(super) serial: u64,
     asked: Asked,
-    was_looked_at: bool,
+    looks: Looks,
     pub(super) replaced: CancellationToken,
     pub(super) stopping: CancellationToken,
     /// When it last said anything.
@@ -118,7 +117,7 @@ pub(super) async fn run(arrived: Arrived, door: Door) {
     let view = SessionView {
         asked: position,
         announced_version: identity.version,
-        state: SessionState::Held(rbuddy_core::replication::psync::HoldReason::UpstreamUnknown),
+        state: SessionState::Held(HoldReason::UpstreamUnknown),
         since: hub.now(),
     };
     let serial = hub.admit(&address, view, replaced.clone());
@@ -131,7 +130,7 @@ pub(super) async fn run(arrived: Arrived, door: Door) {
         identity,
         serial,
         asked,
-        was_looked_at: false,
+        looks: Looks::default(),
         replaced,
         stopping: cancel,
         heard: Instant::now(),
@@ -170,19 +169,16 @@ impl Session {
                 refuse(&mut self.stream, &shown, &self.hub).await;
                 return Err(SessionOver::NotOfGroup);
             };
-            match self.hub.plan(&self.address, self.serial, self.asked, permit, &self.identity) {
-                Plan::Hold(reason) => {
-                    if told != Some(reason) {
-                        info!(group = %self.hub.config.group, replica = %self.address, asked = ?self.asked, %reason, "replica held");
-                        told = Some(reason);
-                        self.hub.session_state(&self.address, self.serial, SessionState::Held(reason));
-                    }
-                }
-                Plan::Full { .. } if self.is_to_be_looked_at() => {
-                    self.identity.version = version_of(&self.hub, &self.address).await;
-                    continue;
-                }
-                plan @ (Plan::Continue { .. } | Plan::Full { .. }) => return Ok(plan),
+            let plan = self.hub.plan(&self.address, self.serial, self.asked, permit, &self.identity, self.is_another_process());
+            if self.is_to_be_looked_at(&plan) {
+                self.look().await?;
+                continue;
+            }
+            let Plan::Hold(reason) = plan else { return Ok(plan) };
+            if told != Some(reason) {
+                info!(group = %self.hub.config.group, replica = %self.address, asked = ?self.asked, %reason, "replica held");
+                told = Some(reason);
+                self.hub.session_state(&self.address, self.serial, SessionState::Held(reason));
             }
             let mut gone = false;
             tokio::select! {
@@ -200,9 +196,32 @@ impl Session {
         }
     }
 
-    /// Before a replica gets a snapshot its version must be known, if it can be: the controller knows it, Valkey tells it, others are asked once.
-    fn is_to_be_looked_at(&mut self) -> bool {
-        self.hub.config.open && self.identity.version.is_none() && !std::mem::replace(&mut self.was_looked_at, true)
+    /// Before it gets a snapshot. The controller knows versions, Valkey tells its own, and others are asked once; whether it is the process that was
+    /// judged is asked until it is.
+    fn is_to_be_looked_at(&self, plan: &Plan) -> bool {
+        match plan {
+            Plan::Full { .. } => self.hub.config.open && self.identity.version.is_none() && self.looks.are_none(),
+            Plan::Hold(HoldReason::AnotherProcess) => self.looks.are_due(),
+            Plan::Continue { .. } | Plan::Hold(_) => false,
+        }
+    }
+
+    /// As far as is known.
+    fn is_another_process(&self) -> bool {
+        self.orders.borrow().judged.get(&self.address).is_some_and(|judged| !self.looks.is(*judged))
+    }
+
+    async fn look(&mut self) -> Result<(), SessionOver> {
+        let seen = tokio::select! {
+            seen = self.looks.look(&self.hub, &self.address) => seen,
+            () = self.replaced.cancelled() => return Err(SessionOver::Replaced),
+            () = self.stopping.cancelled() => return Err(SessionOver::Stopping),
+        };
+        if let Some(version) = seen.and_then(|info| info.version) {
+            self.identity.version.get_or_insert(version);
+            self.hub.lock().versions.insert(self.address.clone(), version);
+        }
+        Ok(())
     }
 
     /// What the controller allows; `None` for a stranger. Before it has spoken at all, everybody waits.
@@ -294,26 +313,5 @@ impl Session {
     }
 }
 
-/// Asks a replica that is only known by its connection, at the address that it announced. Many have the same password as the one they say here.
-async fn version_of(hub: &Hub, address: &NodeAddress) -> Option<ServerVersion> {
-    let login = hub.config.login();
-    let (user, password) = login.map_or((None, None), |login| (login.user, Some(login.password)));
-    let endpoint = Endpoint { address: address.clone(), user, password };
-    let look = async { AdminConnection::open(&endpoint, LOOK_PATIENCE).await?.info().await };
-    match timeout(LOOK_PATIENCE, look).await {
-        Ok(Ok(info)) => {
-            hub.lock().versions.extend(info.version.map(|version| (address.clone(), version)));
-            info.version
-        }
-        Ok(Err(error)) => {
-            info!(group = %hub.config.group, replica = %address, %error, "the replica's version is not known");
-            None
-        }
-        Err(_) => None,
-    }
-}
-
-/// A replica that waits for its answer answers others at once.
-const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 const NEWLINE_EVERY: Duration = Duration::from_secs(1);
 const LINE_PATIENCE: Duration = Duration::from_secs(10);
