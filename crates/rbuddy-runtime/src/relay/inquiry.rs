@@ -72,12 +72,19 @@ async fn settle(
     let mut looks = 0;
     loop {
         let info = link.info().await?;
-        let start = orders.borrow().start.clone();
-        let need = match question(hub, info, start.as_ref().map_or(&[], Start::places))? {
+        // Of one moment: whoever permits a full resync has looked for other places.
+        let (places, permitted_of) = {
+            let orders = orders.borrow_and_update();
+            (orders.places.clone(), orders.full_resync)
+        };
+        let need = match question(hub, info, &places)? {
             Question::Behind(key, at, common) => return Ok(Settled { asked: Some((key, at)), gap: None, common }),
-            Question::Blind(asked) => return Ok(Settled { asked, gap: None, common: None }),
-            Question::Everything(asked, need) if orders.borrow_and_update().full_resync == Some(need.replid) => {
-                resync_loop.check(need.replid, Instant::now())?;
+            Question::Blind(asked) => {
+                resync_loop.check(None, Instant::now())?;
+                return Ok(Settled { asked, gap: None, common: None });
+            }
+            Question::Everything(asked, need) if permitted_of == Some(need.replid) => {
+                resync_loop.check(Some(need.replid), Instant::now())?;
                 info!(group = %hub.config.group, primary = need.replid.short(), reason = %need.gap, "asking for a full resync");
                 return Ok(Settled { asked, gap: Some(need.gap), common: None });
             }

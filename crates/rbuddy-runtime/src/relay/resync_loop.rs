@@ -1,7 +1,8 @@
 //! A full resync that does not last. Where writes outrun the primary's output buffer while it makes and sends a snapshot, it closes the connection soon
 //! after each full resync, and its backlog has moved on by then: so the next one is needed at once, and each costs a fork and a copy.
 //!
-//! Promises: whoever is in such a loop asks less and less often and says why; a partial resync, and the full resync of another history, never wait.
+//! Promises: whoever is in such a loop asks less and less often and says why; a partial resync, and the full resync of another history, never wait where
+//! the primary lets the relay look what it will be.
 
 use super::backoff::Backoff;
 use super::link::LinkError;
@@ -46,10 +47,10 @@ impl ResyncLoop {
         }
     }
 
-    /// Whether a full resync of this history has to wait, in words.
-    pub(super) fn check(&self, replid: ReplId, now: Instant) -> Result<(), LinkError> {
+    /// Whether what may be a full resync of this history (`None`: of any) has to wait, in words.
+    pub(super) fn check(&self, replid: Option<ReplId>, now: Instant) -> Result<(), LinkError> {
         match &self.curb {
-            Some(curb) if curb.replid == replid && now < curb.since + curb.wait => {
+            Some(curb) if replid.is_none_or(|replid| replid == curb.replid) && now < curb.since + curb.wait => {
                 Err(LinkError::ResyncLoop { lasted: curb.lasted, wait: curb.wait })
             }
             Some(_) | None => Ok(()),
@@ -78,10 +79,11 @@ mod tests {
             loops.resynced(id('a'), now);
             now += Duration::from_secs(1);
             loops.ended(now);
-            let Err(LinkError::ResyncLoop { lasted, wait }) = loops.check(id('a'), now) else { panic!("it has to wait") };
+            let Err(LinkError::ResyncLoop { lasted, wait }) = loops.check(Some(id('a')), now) else { panic!("it has to wait") };
             assert_eq!(lasted, Duration::from_secs(1));
-            assert!(loops.check(id('b'), now).is_ok(), "another history is no loop");
-            assert!(loops.check(id('a'), now + wait).is_ok());
+            assert!(loops.check(Some(id('b')), now).is_ok(), "another history is no loop");
+            assert!(loops.check(None, now).is_err(), "it may be the same");
+            assert!(loops.check(Some(id('a')), now + wait).is_ok());
             waits.push(wait);
             now += wait;
         }
@@ -90,19 +92,19 @@ mod tests {
         loops.resynced(id('a'), now);
         now += LASTING;
         loops.ended(now);
-        assert!(loops.check(id('a'), now).is_ok(), "one that lasted is none of a loop");
+        assert!(loops.check(Some(id('a')), now).is_ok(), "one that lasted is none of a loop");
     }
 
     #[test]
     fn a_link_that_broke_without_a_full_resync_changes_nothing() {
         let (mut loops, now) = (ResyncLoop::new(), Instant::now());
         loops.ended(now);
-        assert!(loops.check(id('a'), now).is_ok());
+        assert!(loops.check(Some(id('a')), now).is_ok());
         loops.resynced(id('a'), now);
         loops.ended(now);
-        let curbed = loops.check(id('a'), now).is_err();
+        let curbed = loops.check(Some(id('a')), now).is_err();
         // It came back by a partial resync, and broke again.
         loops.ended(now + Duration::from_millis(1));
-        assert!(curbed && loops.check(id('a'), now + Duration::from_millis(1)).is_err(), "still too early");
+        assert!(curbed && loops.check(Some(id('a')), now + Duration::from_millis(1)).is_err(), "still too early");
     }
 }
