@@ -38,12 +38,11 @@ fn judge(history: &History, info: &ServerInfo) {
     }
 }
 
-/// A history of which nothing has arrived may begin where the primary still can.
+/// A history may go on where the primary still can.
 fn begin(history: &History, place: Offset, info: &ServerInfo) {
     let Some(found) = beginning(history, &[place], info) else { return };
     assert!(found == place && found > history.end);
-    let mut moved = history.clone();
-    moved.begin_at(found);
+    let moved = history.begun_anew_at(found);
     assert_eq!(prospect(Some(&moved), info), Prospect::Continue(Position::new(moved.replid(), found)));
 }
 

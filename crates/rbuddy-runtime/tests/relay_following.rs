@@ -37,7 +37,7 @@ async fn taken_over(options: &[&str]) -> (Server, Server, Server, Relay, tempfil
         replica.equals(&primary).await;
     }
     let dir = tempfile::tempdir().expect("a folder");
-    let start = Start::At { position: position(&first).await, or_at: Vec::new(), earlier: Vec::new() };
+    let start = Start::At { position: position(&first).await, earlier: Vec::new() };
     let replicas = [&first, &second];
     let mut relay = Relay::start_strict(config(&primary, &replicas, dir.path()), orders(start, &replicas, Permit::Keep)).await;
     for replica in replicas {
@@ -163,9 +163,10 @@ async fn a_relay_that_cannot_begin_at_the_lowest_replica_begins_where_the_primar
     let (lowest, other) = (position(&far).await, position(&near).await);
     let full_before = primary.info().await.sync_full;
     let dir = tempfile::tempdir().expect("a folder");
-    let start = Start::At { position: lowest, or_at: vec![other.offset], earlier: Vec::new() };
+    let start = Start::At { position: lowest, earlier: Vec::new() };
     let replicas = [&near, &far];
-    let mut relay = Relay::start_strict(config(&primary, &replicas, dir.path()), orders(start, &replicas, Permit::Keep)).await;
+    let orders = RelayOrders { places: vec![other.offset], ..orders(start, &replicas, Permit::Keep) };
+    let mut relay = Relay::start_strict(config(&primary, &replicas, dir.path()), orders).await;
     near.follow(relay.port).await;
     far.follow(relay.port).await;
     primary.fill("behind the relay:", 100).await;
@@ -175,6 +176,36 @@ async fn a_relay_that_cannot_begin_at_the_lowest_replica_begins_where_the_primar
         matches!(reason, Some(HoldReason::NeedsFullResync(FullResyncReason::BacklogTooShort { asked, .. })) if asked == lowest.offset.next_byte())
     };
     relay.until("the far one is held", too_old).await;
+    assert_eq!(primary.info().await.sync_full, full_before);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_relay_whose_disk_ends_too_early_goes_on_where_a_replica_still_can() {
+    let (primary, replica) = (Server::start(&["--repl-backlog-size", "65536"]).await, Server::start(&[]).await);
+    primary.fill("key:", 1000).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(Start::Fresh, &[&replica], Permit::Auto)).await;
+    replica.follow(relay.port).await;
+    replica.equals(&primary).await;
+    relay.until("its snapshot is kept", |view| view.ready_snapshot().is_some()).await;
+    relay.stop().await;
+    // The replica goes on by itself meanwhile, and the primary forgets where the relay was.
+    replica.follow(primary.port).await;
+    primary.fill("more than its backlog:", 2000).await;
+    replica.equals(&primary).await;
+    cut_off(&replica).await;
+    let (place, full_before) = (position(&replica).await, primary.info().await.sync_full);
+
+    let mut relay = Relay::start_strict(config(&primary, &[&replica], dir.path()), RelayOrders::default()).await;
+    relay.until("there is something to go on from", |view| view.resumable.is_some()).await;
+    relay.orders.send_replace(RelayOrders { places: vec![place.offset], ..orders(Start::Resume, &[&replica], Permit::Keep) });
+    replica.follow(relay.port).await;
+    primary.fill("behind the relay:", 100).await;
+    replica.equals(&primary).await;
+    let view = relay.until("it streams", |view| streams(view, &replica.address())).await;
+    assert_eq!((view.upstream.partial_resyncs, view.upstream.full_resyncs), (1, 0));
+    assert!(view.ready_snapshot().is_none(), "what lies between the snapshot's stream and the place is missing");
     assert_eq!(primary.info().await.sync_full, full_before);
     relay.stop().await;
 }

@@ -19,7 +19,6 @@ use crate::truth::{LineId, Point};
 use crate::world::World;
 use rbuddy_core::control::action::{Action, ActionId, ServerCommand};
 use rbuddy_core::control::assignment::Assignment;
-use rbuddy_core::control::relay::Start;
 use rbuddy_core::control::state::{DurableState, Role};
 use rbuddy_core::control::status::{OperationResult, Phase};
 use rbuddy_core::replication::history::Standing;
@@ -289,10 +288,7 @@ impl World {
             is_settled(at)
                 .is_some_and(|process| process.data.is_some() && matches!(primary.psync(Some(process.position())), Answer::Continue(_)))
         });
-        // A known gap: what was on disk is gone on with once that is decided, also if a primary comes back that keeps nothing from before where a replica is.
-        let lacks = |relay: &Relay| relay.live().is_some_and(|live| live.history.end.get() < primary.backlog_from);
-        let has_lost_its_end = is_first && relay.orders.start == Some(Start::Resume) && lacks(relay);
-        if let Some(at) = could_go_on.filter(|_| !self.ledger.has_flapped && !has_lost_its_end).cloned() {
+        if let Some(at) = could_go_on.filter(|_| !self.ledger.has_flapped).cloned() {
             let promise = if is_first { Promise::P7 } else { Promise::P5 };
             self.broken(promise, format!("the primary gives a full resync, and would have continued where {at} is"));
         }

@@ -205,6 +205,15 @@ impl Relay {
         self.keys_given
     }
 
+    /// As the real one: what was kept before serves those that need it still.
+    pub fn begin_anew(&mut self, key: u64, place: Offset) {
+        let Some(kept) = self.stretch(key).cloned() else { return };
+        self.candidate = Some(self.begin_history(kept.history.begun_anew_at(place), kept.line));
+        if kept.history.end.next_byte() == kept.history.oldest {
+            self.stretches.retain(|stretch| stretch.key != key);
+        }
+    }
+
     /// The primary goes on with this stretch.
     pub fn continue_history(&mut self, key: u64, at: Offset, replid: ReplId, common: Offset, line: LineId) {
         for stretch in &mut self.stretches {

@@ -42,7 +42,7 @@ impl World {
                 let key = relay.begin_history(history, line);
                 (relay.candidate, relay.spool) = (Some(key), Some(Spool { key, ..spool }));
             }
-            (Some(Start::At { position, earlier, .. }), _) => {
+            (Some(Start::At { position, earlier }), _) => {
                 let line = self.line_at(position);
                 let key = relay.begin_history(history_at(position, None, &earlier), line);
                 relay.candidate = Some(key);
@@ -120,9 +120,9 @@ impl World {
         let mut candidate = known(relay);
         let mut found = prospect(candidate.as_ref().map(|(_, history)| history), &info);
         if let (Prospect::FullResync(Gap::BacklogTooShort { .. }), Some((key, history))) = (found, &candidate)
-            && let Some(place) = beginning(history, relay.orders.start.as_ref().map_or(&[], Start::places), &info)
+            && let Some(place) = beginning(history, &relay.orders.places, &info)
         {
-            relay.stretches.iter_mut().filter(|stretch| stretch.key == *key).for_each(|stretch| stretch.history.begin_at(place));
+            relay.begin_anew(*key, place);
             candidate = known(relay);
             found = prospect(candidate.as_ref().map(|(_, history)| history), &info);
         }

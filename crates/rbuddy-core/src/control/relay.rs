@@ -25,6 +25,9 @@ pub struct RelayOrders {
     pub full_resync: Option<ReplId>,
     /// What each replica may have. One that is not listed is refused (it is not of this group).
     pub permits: BTreeMap<NodeAddress, Permit>,
+    /// The processes that were found to be replicas which may be filled: a snapshot goes to no other one at the same address (P3).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub judged: BTreeMap<NodeAddress, RunId>,
     /// Replicas whose stream stands still, though they stay attached: a planned switch stops the old active here.
     pub paused_streams: BTreeSet<NodeAddress>,
     /// Replicas whose ACKs count upstream (the actives).
@@ -56,16 +59,6 @@ pub enum Start {
     Resume,
     /// Nobody has anything: ask for a full resync.
     Fresh,
-}
-
-impl Start {
-    /// Where else it may begin.
-    pub fn places(&self) -> &[Offset] {
-        match self {
-            Start::At { or_at, .. } => or_at,
-            Start::Resume | Start::Fresh => &[],
-        }
-    }
 }
 
 /// What is, as the relay sees it.

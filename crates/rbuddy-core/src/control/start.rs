@@ -6,7 +6,7 @@ use super::relay::Start;
 use super::state::Role;
 use super::world::Sight;
 use crate::info::{Role as ServerRole, ServerInfo};
-use crate::replication::history::{History, KnownId};
+use crate::replication::history::{History, KnownId, Standing};
 use crate::replication::prospect::{Prospect, common, prospect};
 use crate::types::{NodeAddress, Offset, Position, ReplId, Time};
 use std::time::Duration;
@@ -14,7 +14,6 @@ use std::time::Duration;
 impl Controller {
     /// Decides once, when enough is seen of the replicas.
     pub(super) fn start(&mut self, now: Time) {
-        self.add_places();
         if self.begin.is_some() || self.primary_address().is_none() || !self.is_enough_seen(now) {
             return;
         }
@@ -23,18 +22,11 @@ impl Controller {
         self.begin = Some(start);
     }
 
-    /// A replica that comes back before the primary does, and is further, may be where that one can still go on.
-    fn add_places(&mut self) {
-        let Some(Start::At { position: begun, .. }) = self.begin else { return };
-        if self.world.relay.live().is_none_or(|live| live.end_position() != begun) {
-            return;
-        }
-        let positions = self.active_positions();
-        let further = positions.iter().filter(|(_, other)| other.replid == begun.replid && other.offset > begun.offset);
-        let further: Vec<Offset> = further.map(|(_, other)| other.offset).collect();
-        if let Some(Start::At { or_at, .. }) = &mut self.begin {
-            *or_at = further;
-        }
+    /// Where actives are that have more than the relay, as one may that comes back before the primary does. There that one can perhaps still go on.
+    pub(super) fn places(&self) -> Vec<Offset> {
+        let Some(live) = self.world.relay.live() else { return Vec::new() };
+        let is_further = |position: &Position| matches!(live.standing(*position), Standing::Ahead { .. });
+        self.active_positions().into_iter().map(|(_, position)| position).filter(is_further).map(|position| position.offset).collect()
     }
 
     /// A replica that has no position yet could be the one with the lowest: wait for it, but not for ever.
@@ -81,9 +73,8 @@ impl Controller {
         match lowest {
             Some((replica, position)) => {
                 let earlier = self.earlier_ids(position.replid);
-                let or_at = positions.iter().skip(1).map(|(_, other)| other.offset).collect();
                 let why = format!("asking the primary to continue at {position}, where {replica} stands");
-                (Start::At { position: *position, or_at, earlier }, why)
+                (Start::At { position: *position, earlier }, why)
             }
             None => (Start::Fresh, "no replica holds data to continue from: asking the primary for a full resync".into()),
         }

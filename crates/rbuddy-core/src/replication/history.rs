@@ -98,9 +98,10 @@ impl History {
         self.ids.truncate(IDS_MAX);
     }
 
-    /// It begins here instead; nothing of it has arrived yet.
-    pub fn begin_at(&mut self, offset: Offset) {
-        (self.oldest, self.end) = (offset.next_byte(), offset);
+    /// The same history, kept from here on.
+    pub fn begun_anew_at(&self, offset: Offset) -> History {
+        let ids = self.ids.clone();
+        History { ids, dataset: None, oldest: offset.next_byte(), end: offset, live: true }
     }
 
     /// The primary never had what lies behind `offset`: a promoted one has less than we got from the one before. Whoever has more of it stands past

@@ -110,17 +110,10 @@ pub fn prospect(history: Option<&History>, info: &ServerInfo) -> Prospect {
     }
 }
 
-/// Of the places where a history of which nothing has arrived yet may begin as well, the first at which this primary continues it.
+/// Of the places where a history may go on as well, without what lies between, the first at which this primary continues it.
 pub fn beginning(history: &History, places: &[Offset], info: &ServerInfo) -> Option<Offset> {
-    if history.end.next_byte() != history.oldest {
-        return None;
-    }
-    let begun_at = |place: &Offset| {
-        let mut moved = history.clone();
-        moved.begin_at(*place);
-        matches!(prospect(Some(&moved), info), Prospect::Continue(_))
-    };
-    places.iter().copied().filter(|place| *place > history.end).find(begun_at)
+    let continues_at = |place: &Offset| matches!(prospect(Some(&history.begun_anew_at(*place)), info), Prospect::Continue(_));
+    places.iter().copied().filter(|place| *place > history.end).find(continues_at)
 }
 
 /// The last byte that the primary's history has in common with the one that `before`, its second id, names.
@@ -238,11 +231,11 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_history_begins_at_the_lowest_place_that_the_primary_covers() {
+    fn a_history_goes_on_at_the_lowest_place_behind_its_end_that_the_primary_covers() {
         let fresh = History::starting_at(Position::new(id('a'), at(10)), None);
         assert_eq!(beginning(&fresh, &[at(10), at(59), at(70), at(80)], &primary()), Some(at(70)));
         assert_eq!(beginning(&fresh, &[at(59)], &primary()), None);
-        assert_eq!(beginning(&history(), &[at(110)], &primary()), None, "bytes that have arrived are not given up");
+        assert_eq!(beginning(&history(), &[at(60)], &primary()), None, "bytes that have arrived are not given up");
     }
 
     #[test]

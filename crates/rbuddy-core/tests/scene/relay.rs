@@ -25,7 +25,7 @@ impl Scene {
         let Some(start) = self.orders.start.clone() else { return };
         if self.view.histories.is_empty() {
             match start {
-                Start::At { position, or_at: _, earlier } => {
+                Start::At { position, earlier } => {
                     let mut history = History::starting_at(position, None);
                     earlier.into_iter().for_each(|id| history.remember(id));
                     self.view.histories.push(history);

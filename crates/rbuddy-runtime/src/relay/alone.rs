@@ -6,9 +6,10 @@
 use super::{RelayConfig, RelayError};
 use rbuddy_core::control::primary::{PrimaryAt, SentinelView};
 use rbuddy_core::control::relay::{Previous, RelayOrders, RelayView, SessionState, Start, UpstreamState};
+use rbuddy_core::replication::history::Standing;
 use rbuddy_core::replication::psync::HoldReason;
 use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -64,6 +65,7 @@ fn primary_said(configured: &PrimaryAt, view: &RelayView, sentinels: &SentinelVi
 fn guide(view: &RelayView, now: &RelayOrders, is_patient: bool) -> RelayOrders {
     let mut next = now.clone();
     next.start = now.start.clone().or_else(|| start(view, is_patient));
+    next.places = places(view);
     // What a primary would do is what is wanted, as soon as somebody is there for whom.
     next.full_resync = view.upstream.full_resync_needed.filter(|_| !view.sessions.is_empty()).map(|need| need.replid);
     // Those on which a replica stands are kept all the same.
@@ -117,14 +119,19 @@ fn begin_again(view: &RelayView, previous: &Previous, stands: &BTreeMap<&NodeAdd
     Some(at(known.iter(), previous.end, earlier))
 }
 
+/// Where replicas are that have more than the relay.
+fn places(view: &RelayView) -> Vec<Offset> {
+    let Some(live) = view.live() else { return Vec::new() };
+    let asked = view.sessions.values().filter_map(|session| session.asked);
+    let further = asked.filter(|asked| matches!(live.standing(*asked), Standing::Ahead { .. }));
+    let places: BTreeSet<Offset> = further.map(|asked| asked.offset).collect();
+    places.into_iter().collect()
+}
+
 /// At the lowest of these positions that are of the same history as `of`; there, if there is none.
 fn at<'a>(positions: impl Iterator<Item = &'a Position>, of: Position, earlier: Vec<rbuddy_core::replication::history::KnownId>) -> Start {
-    let mut offsets: Vec<Offset> = positions.filter(|position| position.replid == of.replid).map(|position| position.offset).collect();
-    offsets.sort_unstable();
-    offsets.dedup();
-    let lowest = offsets.first().copied().unwrap_or(of.offset);
-    let or_at = offsets.into_iter().skip(1).collect();
-    Start::At { position: Position::new(of.replid, lowest), or_at, earlier }
+    let lowest = positions.filter(|position| position.replid == of.replid).min().copied().unwrap_or(of);
+    Start::At { position: lowest, earlier }
 }
 
 /// A snapshot serves those that come later, and lets the relay go on after a restart. Once the stream behind it has outgrown it, a new one would
@@ -161,7 +168,7 @@ const STREAM_BYTES_MIN: u64 = 256 << 20;
 mod tests {
     use super::*;
     use rbuddy_core::control::relay::{FullResyncNeed, SessionView, ToldToFollow};
-    use rbuddy_core::replication::history::KnownId;
+    use rbuddy_core::replication::history::{History, KnownId};
     use rbuddy_core::replication::prospect::Gap;
     use rbuddy_core::types::{ReplId, Time};
 
@@ -192,9 +199,9 @@ mod tests {
         })
     }
 
-    fn begins(start: Option<Start>) -> Option<(Position, Vec<u64>)> {
+    fn begins(start: Option<Start>) -> Option<Position> {
         match start? {
-            Start::At { position, or_at, .. } => Some((position, or_at.iter().map(|offset| offset.get()).collect())),
+            Start::At { position, .. } => Some(position),
             Start::Resume | Start::Fresh => None,
         }
     }
@@ -204,7 +211,7 @@ mod tests {
         assert_eq!(start(&view(&[]), false), None);
         assert_eq!(start(&view(&[(1, None)]), true), Some(Start::Fresh));
         assert_eq!(start(&view(&[(1, Some(position('c', 0)))]), true), Some(Start::Fresh), "it was never a replica");
-        assert_eq!(begins(start(&view(&[(1, Some(position('c', 9)))]), true)), Some((position('c', 9), vec![])));
+        assert_eq!(begins(start(&view(&[(1, Some(position('c', 9)))]), true)), Some(position('c', 9)));
         let mut waiting = view(&[]);
         waiting.upstream.full_resync_needed = Some(FullResyncNeed { replid: id('c'), gap: Gap::NothingToContinue });
         assert_eq!(guide(&waiting, &RelayOrders::default(), false).full_resync, None);
@@ -220,11 +227,21 @@ mod tests {
             begins(start(&view, is_patient))
         };
         let both = [(1, Some(position('b', 90))), (2, Some(position('a', 40))), (3, Some(position('c', 5)))];
-        assert_eq!(back(&both, true), Some((position('b', 40), vec![90])), "under the present id, the others named too");
+        assert_eq!(back(&both, true), Some(position('b', 40)), "under the present id");
         assert_eq!(back(&both[..1], true), None, "the second is still waited for");
-        assert_eq!(back(&both[..1], false), Some((position('b', 90), vec![])));
-        assert_eq!(back(&[(2, Some(position('a', 60)))], false), Some((position('b', 70), vec![])), "past its id's limit: another history");
-        assert_eq!(back(&[], false), Some((position('b', 70), vec![])), "nobody came: where the relay was");
+        assert_eq!(back(&both[..1], false), Some(position('b', 90)));
+        assert_eq!(back(&[(2, Some(position('a', 60)))], false), Some(position('b', 70)), "past its id's limit: another history");
+        assert_eq!(back(&[], false), Some(position('b', 70)), "nobody came: where the relay was");
+    }
+
+    #[test]
+    fn those_that_have_more_are_places_to_go_on_at() {
+        let mut view = view(&[(1, Some(position('b', 90))), (2, Some(position('a', 40))), (3, Some(position('c', 95))), (4, None)]);
+        assert_eq!(places(&view), []);
+        let mut history = History::starting_at(position('b', 60), None);
+        history.remember(KnownId { replid: id('a'), until: Some(position('a', 50).offset) });
+        view.histories = vec![history];
+        assert_eq!(places(&view), [position('b', 90).offset]);
     }
 
     #[test]

@@ -419,10 +419,13 @@ impl Inner {
         self.prune();
     }
 
-    /// The history, of which nothing has arrived, begins here instead.
-    pub(super) fn begin_at(&mut self, key: StretchKey, offset: Offset) {
-        if let Some(stretch) = self.stretch_mut(key) {
-            stretch.begin_at(offset);
+    /// The primary does not have what lies between the end of this history and here, and replicas do: it goes on from here. What was kept before serves
+    /// those that need it still.
+    pub(super) fn begin_anew(&mut self, key: StretchKey, offset: Offset, backlog_bytes: u64) {
+        let Some(kept) = self.stretch(key).map(|stretch| stretch.history.clone()) else { return };
+        self.candidate = Some(self.begin_history(kept.begun_anew_at(offset), backlog_bytes));
+        if kept.end.next_byte() == kept.oldest {
+            self.abandon_history(key);
         }
     }
 

@@ -9,7 +9,7 @@ use super::hub::{Hub, Inner};
 use super::link::{Link, LinkError, Purpose};
 use super::resync_loop::ResyncLoop;
 use super::stretch::StretchKey;
-use rbuddy_core::control::relay::{FullResyncNeed, RelayOrders, Start, UpstreamState};
+use rbuddy_core::control::relay::{FullResyncNeed, RelayOrders, UpstreamState};
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::replication::answer::PsyncAnswer;
 use rbuddy_core::replication::history::History;
@@ -108,7 +108,7 @@ async fn permitted(orders: &mut watch::Receiver<RelayOrders>, replid: ReplId) {
     }
 }
 
-/// What to ask a primary that says this of itself. What is followed may begin at these places as well, as long as nothing of it has arrived.
+/// What to ask a primary that says this of itself. What is followed may go on at these places as well.
 fn question(hub: &Hub, info: Option<ServerInfo>, places: &[Offset]) -> Result<Question, LinkError> {
     let mut inner = hub.lock();
     let Some(info) = info else { return Ok(Question::Blind(inner.last_whole_command())) };
@@ -119,12 +119,12 @@ fn question(hub: &Hub, info: Option<ServerInfo>, places: &[Offset]) -> Result<Qu
     look_for_circles(hub, &inner, &info)?;
     let mut known = candidate(&inner);
     let mut found = prospect(known.as_ref().map(|(_, history)| history), &info);
-    // Where the replicas are spread out, it begins where the primary still can, without those that are further back.
+    // Where the replicas are spread out, it goes on where the primary still can, without those that are further back.
     if let (Prospect::FullResync(Gap::BacklogTooShort { .. }), Some((key, history))) = (found, &known)
         && let Some(place) = beginning(history, places, &info)
     {
-        info!(group = %hub.config.group, given_up = %history.end, %place, "the primary does not reach back to all replicas: beginning where it does");
-        inner.begin_at(*key, place);
+        info!(group = %hub.config.group, given_up = %history.end, %place, "the primary does not reach back to all replicas: going on where it does");
+        inner.begin_anew(*key, place, hub.config.settings.backlog_bytes);
         known = candidate(&inner);
         found = prospect(known.as_ref().map(|(_, history)| history), &info);
     }

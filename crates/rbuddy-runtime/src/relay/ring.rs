@@ -25,11 +25,6 @@ impl Ring {
         Ring { pieces: VecDeque::new(), filling: Vec::new(), filling_from: start, capacity }
     }
 
-    /// Empty again; the first byte that it gets is the one after `start`.
-    pub(super) fn begin_at(&mut self, start: Offset) {
-        *self = Ring::new(start, self.capacity);
-    }
-
     /// Bytes before the first one that is kept.
     pub(super) fn start(&self) -> Offset {
         self.pieces.front().map_or(self.filling_from, |(start, _)| *start)

@@ -170,14 +170,6 @@ impl Stretch {
         }
     }
 
-    /// It begins here instead, where no command is open; nothing has arrived yet.
-    pub(super) fn begin_at(&mut self, offset: Offset) {
-        self.history.begin_at(offset);
-        self.ring.begin_at(offset);
-        (self.begun, self.scan) = (offset, Some(BoundaryScan::starting_at(offset)));
-        self.tell_course();
-    }
-
     /// A replica has executed everything up to `offset`: no command is open there.
     pub(super) fn note_boundary(&mut self, offset: Offset) {
         if offset > self.history.end || offset < self.ring.start() || self.scan.as_ref().is_some_and(|scan| offset < scan.position()) {

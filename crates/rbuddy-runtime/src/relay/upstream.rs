@@ -247,7 +247,7 @@ async fn begin(hub: &Arc<Hub>, start: Start, found: Option<Resumable>) {
             warn!(group = %hub.config.group, "nothing on disk to go on from: a full resync it is");
             None
         }
-        (Start::At { position, earlier, .. }, found) => {
+        (Start::At { position, earlier }, found) => {
             discard(found);
             info!(group = %hub.config.group, %position, "going on from where the replicas are");
             Some(history_at(position, None, &earlier))
