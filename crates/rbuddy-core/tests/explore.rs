@@ -23,7 +23,7 @@ use rbuddy_core::control::settings::{FreezeMode, StandbyMode};
 use rbuddy_core::replication::psync::Permit;
 use scene::fault::Fault;
 use scene::trial::{Trial, steps};
-use scene::{A, B, C, Scene, fingerprint};
+use scene::{A, B, C, Scene, address, fingerprint, run_id};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -344,9 +344,13 @@ fn must_be_caught(tamper: fn(&mut Action), promise: &str) {
 fn a_controller_that_lets_an_active_be_resynced_is_caught() {
     let seed_everybody = |action: &mut Action| {
         let Action::Orders(orders) = action else { return };
-        let RelayOrders { permits, .. } = &mut **orders;
+        let RelayOrders { permits, judged, .. } = &mut **orders;
         if let Some(seed) = permits.values().copied().find(|permit| matches!(permit, Permit::Seed(_))) {
             permits.values_mut().for_each(|permit| *permit = seed);
+            // As the scene begins with them.
+            for (port, process) in [(A, 10), (B, 11)] {
+                judged.entry(address(port)).or_insert(run_id(process));
+            }
         }
     };
     must_be_caught(seed_everybody, "P2");

@@ -252,6 +252,51 @@ fn a_replica_that_comes_back_before_the_primary_is_a_place_to_begin_at() {
     assert_eq!(scene.orders.places, [found]);
 }
 
+/// Seeds 53959, 1008780: the primary kept nothing from before where A was remembered to be, and a full resync was permitted before A had answered.
+#[test]
+fn a_full_resync_waits_for_an_active_that_may_be_where_none_is_needed() {
+    let begun = |answers: bool| {
+        let mut scene = normal();
+        scene.run(SOON);
+        scene.at(A).hangs = true;
+        scene.at(A).offset += 50;
+        scene.primary.offset += 200;
+        scene.primary.backlog_from = scene.at(A).offset;
+        scene.restart_rbuddy();
+        scene.until(SOON, "a full resync is needed", |scene| scene.view.upstream.full_resync_needed.is_some());
+        assert_eq!(scene.orders.full_resync, None);
+        scene.at(A).hangs = !answers;
+        scene.until(Duration::from_secs(12), "it is permitted", |scene| scene.orders.full_resync.is_some());
+        scene
+    };
+    let mut scene = begun(true);
+    let place = offset(scene.at(A).offset);
+    assert_eq!(scene.orders.places, [place], "where the relay looks first");
+    assert_eq!(begun(false).orders.places, []);
+}
+
+/// Seed 56369: while A was away the history's id changed, and readers of the others saw more under the new one. Then A was back, and alone.
+#[test]
+fn what_was_read_under_a_newer_id_is_asked_of_one_that_never_heard_of_that_id() {
+    let mut scene = two_actives();
+    scene.at(A).up = false;
+    scene.until(SOON, "B serves alone", |scene| scene.active() == [B]);
+    rename(&mut scene);
+    scene.run(SOON);
+    let read = scene.at(B).offset;
+    assert!(read > scene.at(A).offset);
+    scene.link_cut = true;
+    scene.at(B).up = false;
+    scene.until(SOON, "nobody serves", |scene| scene.active().is_empty());
+    // What A lacks is kept no more.
+    let mut ended = scene.view.live().unwrap().begun_anew_at(offset(read));
+    ended.live = false;
+    scene.view.histories = vec![ended];
+    scene.at(A).up = true;
+    scene.until(SOON, "A is back", |scene| scene.active() == [A]);
+    assert!(floor(&scene, A) >= read);
+}
+
 /// Seeds 13265, 51311: the last of the stream on disk was lost in a crash, and the primary kept nothing from before where A was.
 #[test]
 fn what_is_on_disk_is_not_gone_on_with_where_only_a_replica_leads_on() {
@@ -281,6 +326,22 @@ fn replace_with_foreign(scene: &mut Scene) {
 
 fn may_be_seeded(scene: &Scene) -> bool {
     matches!(scene.permit(B), Some(Permit::Seed(_)))
+}
+
+/// Seeds 36831, 69099: a full disk kept rbuddy from speaking while another server came in the place of one that had a permit.
+#[test]
+fn a_permit_is_of_the_process_that_was_looked_at() {
+    let mut scene = normal();
+    scene.replace_primary(100_000);
+    scene.until(SOON, "B may be seeded", may_be_seeded);
+    let judged = scene.at(B).run_id;
+    assert_eq!(scene.orders.judged, [(address(B), judged)].into());
+    replace_with_foreign(&mut scene);
+    scene.step();
+    let is_left_alone = |scene: &Scene| scene.replicas[&address(B)].keys == 5_000;
+    assert!(is_left_alone(&scene) && scene.held(B).is_some(), "{:?}", scene.view.sessions);
+    scene.run(SOON);
+    assert!(is_left_alone(&scene));
 }
 
 /// Seed 12005: a permit from before a pause was still in force for whatever server came next.

@@ -30,7 +30,7 @@ impl Controller {
             start: self.begin.clone(),
             places: self.places(),
             primary: self.primary_address().cloned(),
-            full_resync: self.permitted_full_resync(),
+            full_resync: self.permitted_full_resync(now),
             permits,
             judged,
             paused_streams,
@@ -49,8 +49,9 @@ impl Controller {
     }
 
     /// A pause begins nothing. Otherwise what leads to the primary's data is wanted: what comes of it is judged before a replica gets it.
-    fn permitted_full_resync(&self) -> Option<ReplId> {
-        self.world.relay.upstream.full_resync_needed.filter(|_| !self.state.paused).map(|need| need.replid)
+    fn permitted_full_resync(&self, now: Time) -> Option<ReplId> {
+        let need = self.world.relay.upstream.full_resync_needed?;
+        (!self.state.paused && !self.may_know_another_place(now)).then_some(need.replid)
     }
 
     /// `snapshot_from = "replica"`: the primary forks only where no replica can in its place.

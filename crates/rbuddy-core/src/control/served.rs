@@ -10,7 +10,7 @@ use super::state::Role;
 use super::world::stands_on;
 use crate::info::ServerInfo;
 use crate::replication::history::{History, Standing};
-use crate::types::{NodeAddress, Offset, Position};
+use crate::types::{NodeAddress, Offset, Position, ReplId};
 use std::collections::BTreeMap;
 
 impl Controller {
@@ -20,12 +20,23 @@ impl Controller {
         let left = left.chain(self.dropped_out.iter().filter(|(other, _)| *other != replica));
         let floors = left.map(|(_, served)| served).chain(self.floors.get(replica));
         let live = self.world.relay.live().filter(|_| self.world.fits_live(replica));
-        let own = self.world.info(replica).and_then(|info| info.replid);
+        let own = self.world.info(replica).and_then(ServerInfo::position);
         let on_it = |floor: &Position| match live {
             Some(live) => part_of(live, *floor),
-            None => (Some(floor.replid) == own).then_some(floor.offset),
+            None => self.part_of_recorded(own?, *floor),
         };
         floors.filter(|floor| !self.is_of_other_stretch(replica, **floor)).filter_map(on_it).max().unwrap_or(Offset::ZERO)
+    }
+
+    /// How much of what somebody has up to there is of the history that this position is on, by the ids as they were recorded.
+    fn part_of_recorded(&self, own: Position, floor: Position) -> Option<Offset> {
+        if own.replid == floor.replid {
+            return Some(floor.offset);
+        }
+        let until = |newer: ReplId, older: ReplId| self.state.earlier_ids(newer).into_iter().find(|id| id.replid == older)?.until;
+        let renamed_since = || until(floor.replid, own.replid).filter(|until| own.offset <= *until).map(|_| floor.offset);
+        let renamed_before = || until(own.replid, floor.replid).map(|until| floor.offset.min(until));
+        renamed_since().or_else(renamed_before)
     }
 
     /// Readers of one that dropped out may wait still when it is back, and find another that has less beside it.

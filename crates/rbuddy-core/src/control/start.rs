@@ -29,6 +29,14 @@ impl Controller {
         self.active_positions().into_iter().map(|(_, position)| position).filter(is_further).map(|position| position.offset).collect()
     }
 
+    /// Nothing has come from the primary yet, and an active that was not seen since may be where that one can go on.
+    pub(super) fn may_know_another_place(&self, now: Time) -> bool {
+        let upstream = &self.world.relay.upstream;
+        let is_first = upstream.partial_resyncs + upstream.full_resyncs == 0;
+        let is_unseen = |active: &NodeAddress| self.world.info(active).is_none();
+        is_first && now.since(self.looking_since) < PLACE_WAIT && self.having(|role| matches!(role, Role::Active)).iter().any(is_unseen)
+    }
+
     /// A replica that has no position yet could be the one with the lowest: wait for it, but not for ever.
     fn is_enough_seen(&self, now: Time) -> bool {
         let waited = now.since(self.looking_since);
@@ -152,5 +160,7 @@ impl Controller {
 
 /// How long to wait for a replica that does not answer before going on without it.
 const SILENT_WAIT: Duration = Duration::from_secs(3);
+/// How long a full resync waits for a replica that does not answer, but may be where none is needed.
+const PLACE_WAIT: Duration = Duration::from_secs(10);
 /// How long to wait for a replica that answers but is loading, or cannot be judged yet.
 const LOADING_WAIT: Duration = Duration::from_secs(120);

@@ -173,6 +173,9 @@ impl Scene {
                     let offset = Offset::new(server.offset).expect("small");
                     SessionState::Streaming { replid: announce, acked: offset, sent: offset, seeded }
                 }
+                Verdict::Full { .. } if self.orders.judged.get(replica) != Some(&server.run_id) => {
+                    SessionState::Held(HoldReason::AnotherProcess)
+                }
                 Verdict::Full { dataset, .. } => {
                     (server.replid, server.offset) = (dataset.0.replid, dataset.0.offset.get());
                     (server.keys, server.expires) = self.datasets[&dataset];
