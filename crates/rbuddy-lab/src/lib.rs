@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binary;
+pub mod clock;
 pub mod dataset;
 mod error;
 pub mod http;
@@ -22,6 +23,7 @@ pub mod webhook;
 pub mod writer;
 
 pub use binary::Binary;
+pub use clock::{Jump, WallClock};
 pub use dataset::Dataset;
 pub use error::LabError;
 pub use mixture::Mixture;

@@ -4,7 +4,7 @@
 //! Its log and its RDB stay in the folder, which belongs to the caller. Signals go out through `kill(1)`: no unsafe code here.
 
 use crate::resp::{Connection, Value};
-use crate::{Binary, LabError, Port, wait_until};
+use crate::{Binary, LabError, Port, WallClock, wait_until};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,7 @@ pub struct Server {
     port: Port,
     child: Option<Child>,
     password: Option<String>,
+    clock: Option<WallClock>,
 }
 
 /// How a server differs from the plain one.
@@ -34,6 +35,8 @@ pub struct ServerOptions {
     pub config: Vec<(String, String)>,
     /// What clients must say.
     pub password: Option<String>,
+    /// It has a wall clock of its own, that can be set.
+    pub own_clock: bool,
 }
 
 /// What a server finds when it starts again.
@@ -64,7 +67,8 @@ impl Server {
         fs::create_dir_all(&folder).map_err(LabError::io(format!("create {}", folder.display())))?;
         let config = config_text(binary, &folder, &port, &options);
         fs::write(folder.join("server.conf"), config).map_err(LabError::io("write the server's configuration"))?;
-        let mut server = Server { binary: binary.clone(), folder, port, child: None, password: options.password };
+        let clock = if options.own_clock { Some(WallClock::right(&folder)?) } else { None };
+        let mut server = Server { binary: binary.clone(), folder, port, child: None, password: options.password, clock };
         server.launch().await?;
         server.ready(READY_WITHIN).await?;
         Ok(server)
@@ -101,6 +105,11 @@ impl Server {
     /// Its RDB, whether it exists or not.
     pub fn rdb(&self) -> PathBuf {
         self.folder.join("dump.rdb")
+    }
+
+    /// Its clock, where it has one of its own.
+    pub fn clock(&self) -> Option<&WallClock> {
+        self.clock.as_ref()
     }
 
     /// Its process, while one runs: for those who measure what it uses.
@@ -224,6 +233,7 @@ impl Server {
         let mut command = Command::new(&self.binary.path);
         command.arg(self.folder.join("server.conf")).current_dir(&self.folder).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.envs(self.clock.iter().flat_map(WallClock::environment));
         let child = command.spawn().map_err(LabError::io(format!("run {}", self.binary.path.display())))?;
         self.child = Some(child);
         Ok(())

@@ -3,7 +3,7 @@
 use crate::report;
 use rbuddy_core::control::status::GroupStatus;
 use rbuddy_lab::server::{send_signal, tail};
-use rbuddy_lab::{LabError, wait_until};
+use rbuddy_lab::{LabError, WallClock, wait_until};
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -25,6 +25,7 @@ pub struct Rbuddy {
     log: PathBuf,
     api: String,
     child: Option<Child>,
+    clock: Option<WallClock>,
     http: reqwest::Client,
     last_status: Mutex<String>,
 }
@@ -39,9 +40,10 @@ pub struct CliOutput {
 }
 
 impl Rbuddy {
-    /// Starts `rbuddy run --config CONFIG` and waits until its API answers. `api` is the address that the configuration names.
-    pub async fn start(config: PathBuf, log: PathBuf, api: String) -> Rbuddy {
-        let mut rbuddy = Rbuddy { config, log, api, child: None, http: reqwest::Client::new(), last_status: Mutex::default() };
+    /// Starts `rbuddy run --config CONFIG` and waits until its API answers. `api` is the address that the configuration names; it lives by `clock`, if it
+    /// is given one.
+    pub async fn start(config: PathBuf, log: PathBuf, api: String, clock: Option<WallClock>) -> Rbuddy {
+        let mut rbuddy = Rbuddy { config, log, api, child: None, clock, http: reqwest::Client::new(), last_status: Mutex::default() };
         rbuddy.launch().await;
         rbuddy
     }
@@ -49,7 +51,7 @@ impl Rbuddy {
     /// Starts it again after its end.
     pub async fn launch(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        self.child = Some(spawn(&["run", "--config", &self.config.display().to_string()], &self.log));
+        self.child = Some(spawn(&["run", "--config", &self.config.display().to_string()], &self.log, self.clock.as_ref()));
         let answers = wait_until("rbuddy's API", START_WITHIN, async || {
             if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
                 panic!("rbuddy ended ({status}) instead of starting:\n{}", tail(&self.log, 40));
@@ -57,6 +59,11 @@ impl Rbuddy {
             self.status().await.map(drop)
         });
         expect(answers.await);
+    }
+
+    /// Its clock, where it has one of its own.
+    pub fn clock(&self) -> Option<&WallClock> {
+        self.clock.as_ref()
     }
 
     /// Ends it at once (SIGKILL).
@@ -143,11 +150,12 @@ pub async fn cli(arguments: &[&str]) -> CliOutput {
 }
 
 /// Starts `rbuddy ARGUMENTS`. What it says is appended to `log`.
-pub(crate) fn spawn(arguments: &[&str], log: &Path) -> Child {
+pub(crate) fn spawn(arguments: &[&str], log: &Path, clock: Option<&WallClock>) -> Child {
     let log = OpenOptions::new().create(true).append(true).open(log).expect("open rbuddy's log");
     let errors = log.try_clone().expect("a second handle of the log");
     let mut command = Command::new(binary());
     command.args(arguments).env("NO_COLOR", "1").kill_on_drop(true).stdin(Stdio::null()).stdout(log).stderr(errors);
+    command.envs(clock.iter().flat_map(|clock| clock.environment()));
     command.spawn().unwrap_or_else(|error| panic!("run {}: {error}", binary().display()))
 }
 

@@ -58,7 +58,7 @@ impl Relay {
         let RelayOptions { backlog, upstream_timeout, replica_timeout } = self.options;
         let arguments = ["relay", "--upstream", &self.upstream, "--listen", &listen, "--dir", &dir, "--backlog", backlog];
         let timeouts = ["--upstream-timeout", upstream_timeout, "--replica-timeout", replica_timeout];
-        self.child = Some(spawn(&[&arguments[..], &timeouts[..]].concat(), &self.log));
+        self.child = Some(spawn(&[&arguments[..], &timeouts[..]].concat(), &self.log, None));
         let answers = wait_until("the relay to answer", SOON, async || {
             if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
                 panic!("the relay ended ({status}) instead of starting:\n{}", tail(&self.log, 40));

@@ -6,7 +6,9 @@ use crate::process::expect;
 use crate::{FAILOVER_WITHIN, GroupConfig, Rbuddy, SOON};
 use rbuddy_core::control::status::{GroupStatus, Phase, RoleName};
 use rbuddy_core::types::NodeAddress;
-use rbuddy_lab::{Binary, Dataset, FaultProxy, Port, Sentinel, Server, ServerOptions, WebhookReceiver, Writer, WriterOptions, wait_until};
+use rbuddy_lab::{
+    Binary, Dataset, FaultProxy, Port, Sentinel, Server, ServerOptions, WallClock, WebhookReceiver, Writer, WriterOptions, wait_until,
+};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +27,8 @@ pub struct WorldOptions {
     pub heir: bool,
     /// So many Sentinels watch the primary, and rbuddy asks them for it.
     pub sentinels: usize,
+    /// Primary, replicas and rbuddy each have a wall clock of their own, that can be set.
+    pub own_clocks: bool,
     /// How long readers have to leave the old active.
     pub drain: &'static str,
     /// When a silent primary counts as gone.
@@ -82,6 +86,7 @@ impl WorldOptions {
             others: Others::Nothing,
             heir: false,
             sentinels: 0,
+            own_clocks: false,
             drain: "1s",
             upstream_timeout: "30s",
             state_dir: None,
@@ -123,7 +128,9 @@ impl World {
         let folder = Folder::new();
         let default = expect(Binary::find());
         let primary_binary = options.primary.as_ref().unwrap_or(&default);
-        let primary = expect(Server::start(primary_binary, folder.path().join("primary"), ServerOptions::default()).await);
+        let own_clock = options.own_clocks;
+        let plain = ServerOptions { own_clock, ..ServerOptions::default() };
+        let primary = expect(Server::start(primary_binary, folder.path().join("primary"), plain).await);
         expect(options.data.load(&primary).await);
         let link = expect(FaultProxy::start(primary.address()));
         let mut heir = None;
@@ -136,7 +143,10 @@ impl World {
         for (number, (binary, server)) in options.replicas.iter().enumerate() {
             let others = if number == 0 { Others::TheDataset } else { options.others };
             let place = folder.path().join(format!("replica-{}", number + 1));
-            replicas.push(start_replica(binary.as_ref().unwrap_or(&default), place, server.clone(), others, &link).await);
+            replicas.push(
+                start_replica(binary.as_ref().unwrap_or(&default), place, ServerOptions { own_clock, ..server.clone() }, others, &link)
+                    .await,
+            );
         }
         // Now, so that they see the replicas where those are on the first day.
         let mut sentinels = Vec::new();
@@ -163,7 +173,8 @@ impl World {
         };
         let path = folder.path().join("rbuddy.toml");
         std::fs::write(&path, config.toml()).expect("write the configuration");
-        let rbuddy = Rbuddy::start(path, folder.path().join("rbuddy.log"), ports[0].address()).await;
+        let clock = own_clock.then(|| expect(WallClock::right(folder.path())));
+        let rbuddy = Rbuddy::start(path, folder.path().join("rbuddy.log"), ports[0].address(), clock).await;
         let reader = ports[2].address();
         World { data: options.data, primary, heir, sentinels, link, replicas, webhook, rbuddy, reader, folder, _ports: ports }
     }

@@ -1,9 +1,9 @@
 //! Carries faults out on real processes, and heals all that they did.
 
-use crate::plan::{Fault, Left, What};
+use crate::plan::{Fault, Left, What, Whose};
 use rbuddy_core::control::status::RoleName;
 use rbuddy_core::types::NodeAddress;
-use rbuddy_lab::{Data, Link, Server};
+use rbuddy_lab::{Data, Link, Server, WallClock};
 use rbuddy_testkit::scenario::rdb_of;
 use rbuddy_testkit::{SOON, World};
 use serde_json::json;
@@ -64,6 +64,17 @@ impl Scene {
                 assert_eq!(self.world.rbuddy.terminate().await, Some(0), "SIGTERM");
                 self.is_rbuddy_up = false;
             }
+            What::ClockSet(whose, jump) => {
+                let replica = match whose {
+                    Whose::Active => self.pick(RoleName::Active).await,
+                    Whose::Standby => self.pick(RoleName::Standby).await,
+                    Whose::Primary | Whose::Rbuddy => None,
+                };
+                if let Some(clock) = self.clock(whose, replica) {
+                    clock.set(jump).expect("set a clock");
+                }
+                return replica;
+            }
             What::Failover => self.operate("failover", None).await,
             What::Drained => {
                 let replica = self.pick(RoleName::Active).await;
@@ -87,9 +98,22 @@ impl Scene {
             }
             What::ActiveFrozen | What::StandbyFrozen => self.thaw(hit).await,
             What::RbuddyKilled | What::RbuddyStopped => self.launch().await,
+            What::ClockSet(whose, _) => {
+                if let Some(clock) = self.clock(whose, hit) {
+                    clock.set_right().expect("set a clock");
+                }
+            }
             What::Failover => {}
             What::Drained => self.operate("return", hit.map(|number| self.world.replicas[number].address())).await,
             What::Paused => self.operate("resume", None).await,
+        }
+    }
+
+    fn clock(&self, whose: Whose, replica: Option<usize>) -> Option<&WallClock> {
+        match whose {
+            Whose::Primary => self.world.primary.clock(),
+            Whose::Active | Whose::Standby => self.world.replicas[replica?].clock(),
+            Whose::Rbuddy => self.world.rbuddy.clock(),
         }
     }
 

@@ -1,5 +1,5 @@
 //! Everything breaks around a whole rbuddy, in seeded rounds, while readers of all three kinds read and a writer writes: the link to the primary is cut and
-//! stalled; primary, replicas and rbuddy are killed, frozen and restarted with old, new or no data; operators press buttons at bad moments. After each round
+//! stalled; primary, replicas and rbuddy are killed, frozen and restarted with old, new or no data, and their clocks are set; operators press buttons at bad moments. After each round
 //! all is healed, and everything must come to rest by itself, equal to the primary by digest. What readers may notice is told in [`Excuse`]: never a wrong
 //! answer, never nil through the endpoint, and no failed read where rbuddy and an active were alive.
 //!
@@ -64,7 +64,7 @@ async fn rounds_of(seed: u64) {
 async fn world(actives: usize) -> World {
     let replicas = vec![(None, ServerOptions::default()); actives + 1];
     let extra = vec![format!("active = {actives}"), "dead_after = \"2s\"".to_owned()];
-    let options = WorldOptions { replicas, upstream_timeout: "3s", extra, ..WorldOptions::of(KEYS) };
+    let options = WorldOptions { replicas, own_clocks: true, upstream_timeout: "3s", extra, ..WorldOptions::of(KEYS) };
     let world = World::start_unsettled(options).await;
     world.primary.command(&["CONFIG", "SET", "repl-ping-replica-period", "1"]).await.expect("config");
     world.rbuddy.wait_for("a settled start", HEALED_WITHIN, |status| is_at_rest(status, actives)).await;

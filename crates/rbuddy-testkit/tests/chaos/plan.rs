@@ -2,6 +2,7 @@
 //! machine.
 
 use fastrand::Rng;
+use rbuddy_lab::Jump;
 use std::time::Duration;
 
 /// What breaks.
@@ -25,12 +26,23 @@ pub(crate) enum What {
     RbuddyKilled,
     /// SIGTERM, and a new process.
     RbuddyStopped,
+    /// A wall clock is set, and set right again.
+    ClockSet(Whose, Jump),
     /// An operator asks for a planned switch.
     Failover,
     /// An operator takes a replica that serves out, and back in.
     Drained,
     /// An operator pauses it.
     Paused,
+}
+
+/// Whose clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    Primary,
+    Active,
+    Standby,
+    Rbuddy,
 }
 
 /// What a killed server finds when it is back.
@@ -66,7 +78,7 @@ fn fault(rng: &mut Rng) -> Fault {
 
 fn what(rng: &mut Rng) -> What {
     let left = if rng.bool() { Left::Own } else { Left::Nothing };
-    match rng.u32(0..16) {
+    match rng.u32(0..18) {
         0 | 1 => What::LinkCut,
         2 => What::LinkStalled,
         3 => What::PrimaryKilled(Left::Own),
@@ -79,7 +91,23 @@ fn what(rng: &mut Rng) -> What {
         11 | 12 => What::RbuddyKilled,
         13 => What::RbuddyStopped,
         14 => What::Failover,
+        15 | 16 => What::ClockSet(whose(rng), jump(rng)),
         _ if rng.bool() => What::Drained,
         _ => What::Paused,
     }
+}
+
+fn whose(rng: &mut Rng) -> Whose {
+    match rng.u32(0..4) {
+        0 => Whose::Primary,
+        1 => Whose::Active,
+        2 => Whose::Standby,
+        _ => Whose::Rbuddy,
+    }
+}
+
+/// Less and more than any timeout.
+fn jump(rng: &mut Rng) -> Jump {
+    let by = Duration::from_secs(if rng.bool() { 5 } else { 3600 });
+    if rng.bool() { Jump::Ahead(by) } else { Jump::Back(by) }
 }

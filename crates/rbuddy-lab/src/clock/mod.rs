@@ -1,0 +1,98 @@
+//! A wall clock that can be set while a process runs by it, as an administrator or NTP sets that of a machine. The monotonic clock goes on.
+//!
+//! A small library, compiled when it is needed, is loaded into the process. Linux only, and only processes that ask the C library for the time.
+
+use crate::LabError;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// The clock of one process.
+#[derive(Debug, Clone)]
+pub struct WallClock {
+    library: PathBuf,
+    shift: PathBuf,
+}
+
+/// Which way a clock is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Jump {
+    /// Later than it is.
+    Ahead(Duration),
+    /// Earlier than it is.
+    Back(Duration),
+}
+
+impl WallClock {
+    /// A clock that is right. Its files are made in `folder`, which exists.
+    pub fn right(folder: &Path) -> Result<WallClock, LabError> {
+        let clock = WallClock { library: folder.join("clock.so"), shift: folder.join("clock") };
+        let source = folder.join("clock.c");
+        fs::write(&source, include_str!("shim.c")).map_err(LabError::io(format!("write {}", source.display())))?;
+        clock.write(0)?;
+        let what = || format!("compile {} with cc", source.display());
+        let compiled = Command::new("cc").args(["-O2", "-shared", "-fPIC", "-o"]).arg(&clock.library).arg(&source).output();
+        let compiled = compiled.map_err(LabError::io(what()))?;
+        if !compiled.status.success() {
+            let words = String::from_utf8_lossy(&compiled.stderr).into_owned();
+            return Err(LabError::io(what())(std::io::Error::other(words)));
+        }
+        Ok(clock)
+    }
+
+    /// Sets it, from right.
+    pub fn set(&self, jump: Jump) -> Result<(), LabError> {
+        let nanos = |by: Duration| i64::try_from(by.as_nanos()).unwrap_or(i64::MAX);
+        self.write(match jump {
+            Jump::Ahead(by) => nanos(by),
+            Jump::Back(by) => -nanos(by),
+        })
+    }
+
+    /// Right again.
+    pub fn set_right(&self) -> Result<(), LabError> {
+        self.write(0)
+    }
+
+    /// What a process is to be started with to run by this clock.
+    pub fn environment(&self) -> [(&'static str, OsString); 2] {
+        [("LD_PRELOAD", self.library.clone().into()), ("LAB_CLOCK", self.shift.clone().into())]
+    }
+
+    /// In place: processes have the file mapped.
+    fn write(&self, nanos: i64) -> Result<(), LabError> {
+        use std::io::Write;
+        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&self.shift);
+        let written = file.and_then(|mut file| file.write_all(&nanos.to_ne_bytes()));
+        written.map_err(LabError::io(format!("write {}", self.shift.display())))
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    fn told(clock: &WallClock) -> f64 {
+        let output = Command::new("date").arg("+%s.%N").envs(clock.environment()).output().expect("date runs");
+        String::from_utf8_lossy(&output.stdout).trim().parse().expect("seconds")
+    }
+
+    fn now() -> f64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
+    }
+
+    #[test]
+    fn a_process_lives_by_its_clock() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let clock = WallClock::right(folder.path()).expect("it compiles");
+        let half_an_hour = Duration::from_millis(1_800_700);
+        for (set, expected) in [(None, 0.0), (Some(Jump::Ahead(half_an_hour)), 1800.7), (Some(Jump::Back(half_an_hour)), -1800.7)] {
+            set.map_or_else(|| clock.set_right(), |jump| clock.set(jump)).expect("it is set");
+            let (before, told, after) = (now(), told(&clock), now());
+            assert!(told >= before + expected - 0.001 && told <= after + expected + 0.001, "{set:?}: {told} at {before}");
+        }
+    }
+}
