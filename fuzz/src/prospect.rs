@@ -2,7 +2,7 @@
 
 use super::cuts::Dice;
 use rbuddy_core::info::ServerInfo;
-use rbuddy_core::replication::history::History;
+use rbuddy_core::replication::history::{History, Place};
 use rbuddy_core::replication::prospect::{Gap, Prospect, beginning, prospect};
 use rbuddy_core::types::{Offset, Position};
 
@@ -18,7 +18,7 @@ pub fn check(input: &[u8]) {
             let mut history = History::starting_at(Position::new(replid, oldest), None);
             history.end = end;
             judge(&history, &info);
-            begin(&History::starting_at(Position::new(replid, oldest), None), end, &info);
+            begin(&History::starting_at(Position::new(replid, oldest), None), Position::new(replid, end), &info);
         }
     }
 }
@@ -39,11 +39,10 @@ fn judge(history: &History, info: &ServerInfo) {
 }
 
 /// A history may go on where the primary still can.
-fn begin(history: &History, place: Offset, info: &ServerInfo) {
-    let Some(found) = beginning(history, &[place], info) else { return };
-    assert!(found == place && found > history.end);
-    let moved = history.begun_anew_at(found);
-    assert_eq!(prospect(Some(&moved), info), Prospect::Continue(Position::new(moved.replid(), found)));
+fn begin(history: &History, place: Position, info: &ServerInfo) {
+    let Some(begun) = beginning(Some(history), &[Place::new(place)], info) else { return };
+    assert!(begun.end_position() == place && place.offset > history.end);
+    assert_eq!(prospect(Some(&begun), info), Prospect::Continue(place));
 }
 
 /// Near what the primary tells of itself, or anywhere.

@@ -9,10 +9,11 @@ use rbuddy_core::control::event::{Event, Node, ProbeResult};
 use rbuddy_core::control::relay::{SessionEnd, Start, UpstreamState};
 use rbuddy_core::control::settings::{FreezeMode, StandbyMode};
 use rbuddy_core::control::status::{Operation, Phase};
+use rbuddy_core::replication::history::Place;
 use rbuddy_core::replication::psync::Permit;
 use rbuddy_core::types::{Offset, Position, ReplId};
 use scene::situations::{SOON, normal};
-use scene::{A, B, Fate, RELAY, Scene, address};
+use scene::{A, B, C, Fate, RELAY, Scene, address};
 use std::time::Duration;
 
 /// Seeds 2505, 3160, 8629: its connection broke in the moment of its promotion, and the relay seeded it again.
@@ -71,13 +72,17 @@ fn after_a_long_stop_the_silent_are_waited_for_anew() {
 
 /// A and B both serve, behind the relay.
 fn two_actives() -> Scene {
-    let mut scene = Scene::with(&[A, B], |scene| {
+    all_active(&[A, B])
+}
+
+fn all_active(ports: &[u16]) -> Scene {
+    let mut scene = Scene::with(ports, |scene| {
         scene.policy.standby = StandbyMode::Warm;
-        scene.follow_primary(A);
-        scene.follow_primary(B);
+        ports.iter().for_each(|port| scene.follow_primary(*port));
     });
-    scene.until(SOON, "both serve behind the relay", |scene| {
-        scene.active().len() == 2 && scene.replicas.values().all(|replica| replica.master == Some(address(RELAY)) && replica.link_up)
+    scene.until(SOON, "all serve behind the relay", |scene| {
+        scene.active().len() == ports.len()
+            && scene.replicas.values().all(|replica| replica.master == Some(address(RELAY)) && replica.link_up)
     });
     scene
 }
@@ -194,7 +199,7 @@ fn the_ids_of_one_history_are_not_earlier_ids_of_another() {
     scene.restart_rbuddy();
     scene.view.resumable = None;
     scene.run(SOON);
-    let Some(Start::At { position, earlier, .. }) = &scene.orders.start else { panic!("{:?}", scene.orders.start) };
+    let Some(Start::At(Place { position, earlier })) = &scene.orders.start else { panic!("{:?}", scene.orders.start) };
     assert_eq!((position.replid, earlier.as_slice()), (scene.primary.replid, [].as_slice()));
 }
 
@@ -214,7 +219,7 @@ fn an_id_that_was_never_written_down_waits_for_the_primarys_word() {
     assert_eq!(scene.orders.start, None);
     let primary = scene.probe(Node::Primary(address(6379)));
     scene.send(primary);
-    let Some(Start::At { position, earlier, .. }) = scene.orders.start.clone() else { panic!("{:?}", scene.orders.start) };
+    let Some(Start::At(Place { position, earlier })) = scene.orders.start.clone() else { panic!("{:?}", scene.orders.start) };
     assert_eq!(position.replid, renamed);
     assert_eq!(earlier.len(), 0, "the scene's primary does not say up to where its older id is right");
 }
@@ -232,9 +237,13 @@ fn replicas_under_ids_of_one_history_are_places_on_it() {
     scene.link_cut = true;
     scene.restart_rbuddy();
     scene.until(SOON, "it begins", |scene| !scene.orders.places.is_empty());
-    let Some(Start::At { position, .. }) = &scene.orders.start else { panic!("{:?}", scene.orders.start) };
+    let Some(Start::At(Place { position, .. })) = &scene.orders.start else { panic!("{:?}", scene.orders.start) };
     assert_eq!((position.replid, position.offset), (scene.primary.replid, offset(until - 100)));
-    assert_eq!(scene.orders.places, [offset(until)]);
+    assert_eq!(places(&scene), [until]);
+}
+
+fn places(scene: &Scene) -> Vec<u64> {
+    scene.orders.places.iter().map(|place| place.position.offset.get()).collect()
 }
 
 /// Seeds 63374, 64349: rbuddy began where A was remembered to be, and A came back further before the primary did.
@@ -245,11 +254,31 @@ fn a_replica_that_comes_back_before_the_primary_is_a_place_to_begin_at() {
     (scene.link_cut, scene.at(A).up) = (true, false);
     scene.restart_rbuddy();
     scene.until(SOON, "it begins with what it remembers", |scene| scene.orders.start.is_some());
-    assert_eq!(scene.orders.places, []);
+    assert_eq!(places(&scene), []);
     scene.at(A).up = true;
     scene.run(Duration::from_secs(1));
-    let found = offset(scene.at(A).offset);
-    assert_eq!(scene.orders.places, [found]);
+    let found = scene.at(A).offset;
+    assert_eq!(places(&scene), [found]);
+}
+
+/// Seed 99523: the relay began on the old history, where the one active was that answered, and the other was on the primary's.
+#[test]
+fn an_active_on_another_history_is_a_place_to_go_on_at() {
+    let mut scene = all_active(&[A, B, C]);
+    scene.replace_primary(100_000);
+    let new = scene.primary.replid;
+    let on_new =
+        |scene: &Scene| -> Vec<u16> { scene.active().into_iter().filter(|port| scene.replicas[&address(*port)].replid == new).collect() };
+    scene.until(SOON, "one serves the new dataset", |scene| on_new(scene).len() == 1 && scene.active().len() == 2);
+    let ahead = on_new(&scene)[0];
+    (scene.link_cut, scene.at(ahead).hangs) = (true, true);
+    scene.restart_rbuddy();
+    scene.view.resumable = None;
+    scene.until(SOON, "it begins where the other is", |scene| scene.view.live().is_some_and(|live| live.replid() != new));
+    scene.at(ahead).hangs = false;
+    scene.until(SOON, "it has answered", |scene| !scene.orders.places.is_empty());
+    let stands = scene.at(ahead).offset;
+    assert_eq!(scene.orders.places[0].position, Position::new(new, offset(stands)));
 }
 
 /// Seeds 53959, 1008780: the primary kept nothing from before where A was remembered to be, and a full resync was permitted before A had answered.
@@ -270,9 +299,9 @@ fn a_full_resync_waits_for_an_active_that_may_be_where_none_is_needed() {
         scene
     };
     let mut scene = begun(true);
-    let place = offset(scene.at(A).offset);
-    assert_eq!(scene.orders.places, [place], "where the relay looks first");
-    assert_eq!(begun(false).orders.places, []);
+    let place = scene.at(A).offset;
+    assert_eq!(places(&scene), [place], "where the relay looks first");
+    assert_eq!(places(&begun(false)), []);
 }
 
 /// Seed 56369: while A was away the history's id changed, and readers of the others saw more under the new one. Then A was back, and alone.
@@ -315,7 +344,7 @@ fn what_is_on_disk_is_not_gone_on_with_where_only_a_replica_leads_on() {
     look(&mut scene, A);
     look(&mut scene, B);
     let begun = scene.orders.start.clone();
-    assert!(matches!(begun, Some(Start::At { position, .. }) if position == Position::new(replid, offset(end))), "{begun:?}");
+    assert!(matches!(begun, Some(Start::At(Place { position, .. })) if position == Position::new(replid, offset(end))), "{begun:?}");
 }
 
 /// Another server, with keys of its own, runs where B was.

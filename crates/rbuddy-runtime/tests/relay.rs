@@ -3,6 +3,7 @@
 mod support;
 
 use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, Start, UpstreamState};
+use rbuddy_core::replication::history::Place;
 use rbuddy_core::replication::psync::{HoldReason, Permit};
 use rbuddy_core::types::{DatasetId, NodeAddress};
 use support::{Relay, Server, config, eventually};
@@ -38,7 +39,7 @@ async fn a_running_replica_is_taken_over_without_a_full_resync() {
     let full_before = primary.info().await.sync_full;
 
     let dir = tempfile::tempdir().expect("a folder");
-    let start = Start::At { position, earlier: Vec::new() };
+    let start = Start::At(Place::new(position));
     let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(start, &[(&replica, Permit::Keep)])).await;
     relay.until("the primary continues", |view| view.upstream.state == UpstreamState::Streaming).await;
     replica.follow(relay.port).await;
@@ -194,7 +195,7 @@ async fn a_snapshot_is_taken_over_a_second_connection_while_the_stream_flows() {
     replica.equals(&primary).await;
     let position = replica.info().await.position().expect("a replica has one");
     let dir = tempfile::tempdir().expect("a folder");
-    let start = Start::At { position, earlier: Vec::new() };
+    let start = Start::At(Place::new(position));
     let permits = [(&replica, Permit::Keep), (&second, Permit::Hold)];
     let mut relay = Relay::start(config(&primary, &[&replica, &second], dir.path()), orders(start, &permits)).await;
     replica.follow(relay.port).await;
@@ -262,7 +263,7 @@ async fn a_snapshot_is_taken_from_a_replica_and_the_primary_does_not_fork() {
     replica.equals(&primary).await;
     let position = replica.info().await.position().expect("a replica has one");
     let dir = tempfile::tempdir().expect("a folder");
-    let start = Start::At { position, earlier: Vec::new() };
+    let start = Start::At(Place::new(position));
     let permits = [(&replica, Permit::Keep), (&second, Permit::Hold)];
     let mut relay = Relay::start(config(&primary, &[&replica, &second], dir.path()), orders(start, &permits)).await;
     replica.follow(relay.port).await;

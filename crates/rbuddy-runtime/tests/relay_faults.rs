@@ -3,6 +3,7 @@
 mod support;
 
 use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, SnapshotState, Start, UpstreamState};
+use rbuddy_core::replication::history::Place;
 use rbuddy_core::replication::psync::Permit;
 use rbuddy_core::resp::request::{RequestLimits, parse};
 use rbuddy_core::types::{NodeAddress, Offset, Position};
@@ -195,7 +196,7 @@ async fn refusals_and_broken_snapshots_leave_the_old_history_as_it_was() {
     settings.primary.place = PrimaryPlace::Fixed(NodeAddress::new("127.0.0.1", port));
     let (old, new) = ("a".repeat(40), "b".repeat(40));
     let position = Position::new(old.parse().expect("an id"), Offset::new(1000).expect("in range"));
-    let start = Start::At { position, earlier: Vec::new() };
+    let start = Start::At(Place::new(position));
     let mut relay = Relay::start(settings, orders(start, &replica.address(), Permit::Keep)).await;
 
     let (mut stream, asked) = next_psync(&listener).await;

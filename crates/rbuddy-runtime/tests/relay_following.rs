@@ -3,6 +3,7 @@
 mod support;
 
 use rbuddy_core::control::relay::{AckPolicy, RelayOrders, RelayView, SessionState, Start, UpstreamState};
+use rbuddy_core::replication::history::Place;
 use rbuddy_core::replication::prospect::Gap;
 use rbuddy_core::replication::psync::{FullResyncReason, HoldReason, Permit};
 use rbuddy_core::types::{NodeAddress, Position};
@@ -37,7 +38,7 @@ async fn taken_over(options: &[&str]) -> (Server, Server, Server, Relay, tempfil
         replica.equals(&primary).await;
     }
     let dir = tempfile::tempdir().expect("a folder");
-    let start = Start::At { position: position(&first).await, earlier: Vec::new() };
+    let start = Start::At(Place::new(position(&first).await));
     let replicas = [&first, &second];
     let mut relay = Relay::start_strict(config(&primary, &replicas, dir.path()), orders(start, &replicas, Permit::Keep)).await;
     for replica in replicas {
@@ -163,9 +164,9 @@ async fn a_relay_that_cannot_begin_at_the_lowest_replica_begins_where_the_primar
     let (lowest, other) = (position(&far).await, position(&near).await);
     let full_before = primary.info().await.sync_full;
     let dir = tempfile::tempdir().expect("a folder");
-    let start = Start::At { position: lowest, earlier: Vec::new() };
+    let start = Start::At(Place::new(lowest));
     let replicas = [&near, &far];
-    let orders = RelayOrders { places: vec![other.offset], ..orders(start, &replicas, Permit::Keep) };
+    let orders = RelayOrders { places: vec![Place::new(other)], ..orders(start, &replicas, Permit::Keep) };
     let mut relay = Relay::start_strict(config(&primary, &replicas, dir.path()), orders).await;
     near.follow(relay.port).await;
     far.follow(relay.port).await;
@@ -199,7 +200,7 @@ async fn a_relay_whose_disk_ends_too_early_goes_on_where_a_replica_still_can() {
 
     let mut relay = Relay::start_strict(config(&primary, &[&replica], dir.path()), RelayOrders::default()).await;
     relay.until("there is something to go on from", |view| view.resumable.is_some()).await;
-    relay.orders.send_replace(RelayOrders { places: vec![place.offset], ..orders(Start::Resume, &[&replica], Permit::Keep) });
+    relay.orders.send_replace(RelayOrders { places: vec![Place::new(place)], ..orders(Start::Resume, &[&replica], Permit::Keep) });
     replica.follow(relay.port).await;
     primary.fill("behind the relay:", 100).await;
     replica.equals(&primary).await;

@@ -9,7 +9,7 @@ use rbuddy_core::control::relay::{
     RelayOrders, RelayView, SessionEnd, SessionView, SnapshotState, SnapshotView, ToldToFollow, UpstreamState, UpstreamView,
 };
 use rbuddy_core::replication::history::{History, Standing};
-use rbuddy_core::types::{DatasetId, Flavour, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, Time};
+use rbuddy_core::types::{DatasetId, Flavour, NodeAddress, Offset, RdbVersion, ReplId, RunId, Time};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The relay of one life of rbuddy.
@@ -206,12 +206,10 @@ impl Relay {
     }
 
     /// As the real one: what was kept before serves those that need it still.
-    pub fn begin_anew(&mut self, key: u64, place: Offset) {
-        let Some(kept) = self.stretch(key).cloned() else { return };
-        self.candidate = Some(self.begin_history(kept.history.begun_anew_at(place), kept.line));
-        if kept.history.end.next_byte() == kept.history.oldest {
-            self.stretches.retain(|stretch| stretch.key != key);
-        }
+    pub fn begin_anew(&mut self, history: History, line: LineId) {
+        let begun = self.begin_history(history, line);
+        let before = self.candidate.replace(begun);
+        self.stretches.retain(|stretch| Some(stretch.key) != before || stretch.history.end.next_byte() != stretch.history.oldest);
     }
 
     /// The primary goes on with this stretch.
@@ -309,13 +307,6 @@ impl Stage {
             Stage::Streaming { key, .. } => Some(*key),
         }
     }
-}
-
-/// A history that begins at a position, and is known by older ids as well.
-pub fn history_at(position: Position, dataset: Option<DatasetId>, earlier: &[rbuddy_core::replication::history::KnownId]) -> History {
-    let mut history = History::starting_at(position, dataset);
-    earlier.iter().for_each(|known| history.remember(*known));
-    history
 }
 
 /// Histories that are kept at most.

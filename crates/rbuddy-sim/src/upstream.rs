@@ -1,7 +1,7 @@
 //! The relay's way up: dial, look at what the primary says of itself, ask only then, follow; and begin again when it ends. It acts each time it breathes.
 
 use crate::promise::Promise;
-use crate::relay::{Arrival, Relay, SavedSpool, Spool, history_at};
+use crate::relay::{Arrival, Relay, SavedSpool, Spool};
 use crate::server::{Answer, Process};
 use crate::truth::{LineId, Point};
 use crate::world::World;
@@ -42,9 +42,9 @@ impl World {
                 let key = relay.begin_history(history, line);
                 (relay.candidate, relay.spool) = (Some(key), Some(Spool { key, ..spool }));
             }
-            (Some(Start::At { position, earlier }), _) => {
-                let line = self.line_at(position);
-                let key = relay.begin_history(history_at(position, None, &earlier), line);
+            (Some(Start::At(place)), _) => {
+                let line = self.line_at(place.position);
+                let key = relay.begin_history(History::starting_from(&place), line);
                 relay.candidate = Some(key);
             }
             (Some(Start::Fresh | Start::Resume) | None, _) => {}
@@ -119,10 +119,11 @@ impl World {
             |relay: &Relay| relay.candidate.and_then(|key| relay.stretch(key)).map(|stretch| (stretch.key, stretch.history.clone()));
         let mut candidate = known(relay);
         let mut found = prospect(candidate.as_ref().map(|(_, history)| history), &info);
-        if let (Prospect::FullResync(Gap::BacklogTooShort { .. }), Some((key, history))) = (found, &candidate)
-            && let Some(place) = beginning(history, &relay.orders.places, &info)
+        if let Prospect::FullResync(_) = found
+            && let Some(begun) = beginning(candidate.as_ref().map(|(_, history)| history), &relay.orders.places, &info)
         {
-            relay.begin_anew(*key, place);
+            let line = self.line_at(begun.end_position());
+            relay.begin_anew(begun, line);
             candidate = known(relay);
             found = prospect(candidate.as_ref().map(|(_, history)| history), &info);
         }

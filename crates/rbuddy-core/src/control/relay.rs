@@ -2,7 +2,7 @@
 //! it wants ([`RelayOrders`]), the relay publishes what is ([`RelayView`]). Nothing is lost when one side is slow, and a restart
 //! of either needs no replay.
 
-use crate::replication::history::{History, KnownId};
+use crate::replication::history::{History, KnownId, Place};
 use crate::replication::prospect::Gap;
 use crate::replication::psync::{FullResyncReason, HoldReason, Permit};
 use crate::types::{DatasetId, NextByte, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, ServerVersion, Time};
@@ -14,10 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct RelayOrders {
     /// How to begin with the primary. The relay dials nobody before this is given, and later changes are of no account.
     pub start: Option<Start>,
-    /// Where else it may go on, in rising order, if the primary's backlog does not reach back to where the relay is: where the replicas are that have more.
+    /// Where else it may go on, in this order, if the primary cannot where the relay is: where replicas are that have more, or are on another history.
     /// Better that one of them needs a full resync than all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub places: Vec<Offset>,
+    pub places: Vec<Place>,
     /// Where the primary is now; `None`: where it was configured. A connection to another address is given up.
     pub primary: Option<NodeAddress>,
     /// The relay may ask the primary whose history this is for a full resync. It says by itself when it would have to
@@ -48,13 +48,8 @@ pub struct RelayOrders {
 /// How the relay begins with the primary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Start {
-    /// Ask for a partial resync from here: the lowest position of the replicas that serve. `earlier` are older ids of that history.
-    At {
-        /// The position.
-        position: Position,
-        /// Older ids of the same history.
-        earlier: Vec<KnownId>,
-    },
+    /// Ask for a partial resync from here: the lowest position of the replicas that serve.
+    At(Place),
     /// Go on from the snapshot and stream on disk ([`RelayView::resumable`]).
     Resume,
     /// Nobody has anything: ask for a full resync.

@@ -6,9 +6,9 @@ use super::relay::Start;
 use super::state::Role;
 use super::world::Sight;
 use crate::info::{Role as ServerRole, ServerInfo};
-use crate::replication::history::{History, KnownId, Standing};
+use crate::replication::history::{History, KnownId, Place, Standing};
 use crate::replication::prospect::{Prospect, common, prospect};
-use crate::types::{NodeAddress, Offset, Position, ReplId, Time};
+use crate::types::{NodeAddress, Position, ReplId, Time};
 use std::time::Duration;
 
 impl Controller {
@@ -22,19 +22,30 @@ impl Controller {
         self.begin = Some(start);
     }
 
-    /// Where actives are that have more than the relay, as one may that comes back before the primary does. There that one can perhaps still go on.
-    pub(super) fn places(&self) -> Vec<Offset> {
-        let Some(live) = self.world.relay.live() else { return Vec::new() };
-        let is_further = |position: &Position| matches!(live.standing(*position), Standing::Ahead { .. });
-        self.active_positions().into_iter().map(|(_, position)| position).filter(is_further).map(|position| position.offset).collect()
+    /// Where actives are that have more than the relay, as one may that comes back before the primary does. There that one can perhaps still go on. Until
+    /// something has come from the primary that may also be another history: it was not known then which one is the primary's.
+    pub(super) fn places(&self) -> Vec<Place> {
+        let live = self.world.relay.live();
+        let is_another = |position: Position| match live.map(|live| live.standing(position)) {
+            Some(Standing::Ahead { .. }) => true,
+            Some(Standing::UnknownId) => self.is_before_the_first_byte(),
+            None => self.begin == Some(Start::Fresh) && self.is_before_the_first_byte(),
+            Some(Standing::Covered | Standing::PastLimit { .. } | Standing::TooOld { .. }) => false,
+        };
+        let positions = self.active_positions().into_iter().map(|(_, position)| position).filter(|position| is_another(*position));
+        positions.map(|position| Place { position, earlier: self.earlier_ids(position.replid) }).collect()
+    }
+
+    fn is_before_the_first_byte(&self) -> bool {
+        self.world.relay.upstream.partial_resyncs + self.world.relay.upstream.full_resyncs == 0
     }
 
     /// Nothing has come from the primary yet, and an active that was not seen since may be where that one can go on.
     pub(super) fn may_know_another_place(&self, now: Time) -> bool {
-        let upstream = &self.world.relay.upstream;
-        let is_first = upstream.partial_resyncs + upstream.full_resyncs == 0;
         let is_unseen = |active: &NodeAddress| self.world.info(active).is_none();
-        is_first && now.since(self.looking_since) < PLACE_WAIT && self.having(|role| matches!(role, Role::Active)).iter().any(is_unseen)
+        self.is_before_the_first_byte()
+            && now.since(self.looking_since) < PLACE_WAIT
+            && self.having(|role| matches!(role, Role::Active)).iter().any(is_unseen)
     }
 
     /// A replica that has no position yet could be the one with the lowest: wait for it, but not for ever.
@@ -82,7 +93,7 @@ impl Controller {
             Some((replica, position)) => {
                 let earlier = self.earlier_ids(position.replid);
                 let why = format!("asking the primary to continue at {position}, where {replica} stands");
-                (Start::At { position: *position, earlier }, why)
+                (Start::At(Place { position: *position, earlier }), why)
             }
             None => (Start::Fresh, "no replica holds data to continue from: asking the primary for a full resync".into()),
         }

@@ -255,7 +255,7 @@ fn permit_in_words(permit: &Permit) -> String {
 
 fn start_in_words(start: &Start) -> String {
     match start {
-        Start::At { position, .. } => format!("at {position}"),
+        Start::At(place) => format!("at {}", place.position),
         Start::Resume => "with what is on disk".into(),
         Start::Fresh => "fresh".into(),
     }

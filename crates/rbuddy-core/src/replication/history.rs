@@ -16,6 +16,16 @@ pub struct KnownId {
     pub until: Option<Offset>,
 }
 
+/// Where somebody stands on a history of which nothing else is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// There.
+    pub position: Position,
+    /// Older ids of the same history.
+    #[serde(default)]
+    pub earlier: Vec<KnownId>,
+}
+
 /// One unbroken stream of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
@@ -55,6 +65,13 @@ pub enum Standing {
     },
 }
 
+impl Place {
+    /// Of a history with no other ids.
+    pub fn new(position: Position) -> Place {
+        Place { position, earlier: Vec::new() }
+    }
+}
+
 impl History {
     /// A history that begins after `position`: nothing is kept yet.
     pub fn starting_at(position: Position, dataset: Option<DatasetId>) -> History {
@@ -65,6 +82,13 @@ impl History {
             end: position.offset,
             live: true,
         }
+    }
+
+    /// One that starts after this place.
+    pub fn starting_from(place: &Place) -> History {
+        let mut history = History::starting_at(place.position, None);
+        place.earlier.iter().for_each(|known| history.remember(*known));
+        history
     }
 
     /// The current id.

@@ -4,7 +4,7 @@
 //! looks first: at which byte the primary would continue (a promoted one may have less than the relay: then exactly there), or why it would not.
 //! A primary that may not be asked is asked by PSYNC alone. Not here: asking, and who permits a full resync.
 
-use super::history::History;
+use super::history::{History, Place, Standing};
 use crate::info::ServerInfo;
 use crate::types::{NextByte, Offset, Position, ReplId};
 use serde::{Deserialize, Serialize};
@@ -110,10 +110,14 @@ pub fn prospect(history: Option<&History>, info: &ServerInfo) -> Prospect {
     }
 }
 
-/// Of the places where a history may go on as well, without what lies between, the first at which this primary continues it.
-pub fn beginning(history: &History, places: &[Offset], info: &ServerInfo) -> Option<Offset> {
-    let continues_at = |place: &Offset| matches!(prospect(Some(&history.begun_anew_at(*place)), info), Prospect::Continue(_));
-    places.iter().copied().filter(|place| *place > history.end).find(continues_at)
+/// Of the places where one may go on as well, without what lies between or on another history, the first at which this primary continues.
+pub fn beginning(ours: Option<&History>, places: &[Place], info: &ServerInfo) -> Option<History> {
+    let begun_at = |place: &Place| match ours.map(|ours| (ours, ours.standing(place.position))) {
+        Some((ours, Standing::Ahead { .. })) => Some(ours.begun_anew_at(place.position.offset)),
+        Some((_, Standing::UnknownId)) | None => Some(History::starting_from(place)),
+        Some((_, Standing::Covered | Standing::PastLimit { .. } | Standing::TooOld { .. })) => None,
+    };
+    places.iter().filter_map(begun_at).find(|begun| matches!(prospect(Some(begun), info), Prospect::Continue(_)))
 }
 
 /// The last byte that the primary's history has in common with the one that `before`, its second id, names.
@@ -233,9 +237,17 @@ mod tests {
     #[test]
     fn a_history_goes_on_at_the_lowest_place_behind_its_end_that_the_primary_covers() {
         let fresh = History::starting_at(Position::new(id('a'), at(10)), None);
-        assert_eq!(beginning(&fresh, &[at(10), at(59), at(70), at(80)], &primary()), Some(at(70)));
-        assert_eq!(beginning(&fresh, &[at(59)], &primary()), None);
-        assert_eq!(beginning(&history(), &[at(60)], &primary()), None, "bytes that have arrived are not given up");
+        let on = |digit, offsets: &[u64]| -> Vec<Place> {
+            offsets.iter().map(|offset| Place::new(Position::new(id(digit), at(*offset)))).collect()
+        };
+        let begun = |ours: Option<&History>, places: &[Place]| beginning(ours, places, &primary()).map(|begun| begun.end_position());
+        let expected = Some(Position::new(id('a'), at(70)));
+        assert_eq!(begun(Some(&fresh), &on('a', &[10, 59, 70, 80])), expected);
+        assert_eq!(begun(Some(&fresh), &on('a', &[59])), None);
+        assert_eq!(begun(Some(&history()), &on('a', &[60])), None, "bytes that have arrived are not given up");
+        let other = History::starting_at(Position::new(id('c'), at(90)), None);
+        assert_eq!(begun(Some(&other), &on('a', &[59, 70])), expected, "another history, which is the primary's");
+        assert_eq!((begun(Some(&other), &on('b', &[70])), begun(None, &on('a', &[70]))), (None, expected));
     }
 
     #[test]

@@ -25,11 +25,7 @@ impl Scene {
         let Some(start) = self.orders.start.clone() else { return };
         if self.view.histories.is_empty() {
             match start {
-                Start::At { position, earlier } => {
-                    let mut history = History::starting_at(position, None);
-                    earlier.into_iter().for_each(|id| history.remember(id));
-                    self.view.histories.push(history);
-                }
+                Start::At(place) => self.view.histories.push(History::starting_from(&place)),
                 Start::Resume => {
                     let (dataset, end) = self.view.resumable.expect("ordered only if there");
                     let mut history = History::starting_at(dataset.0, Some(dataset));

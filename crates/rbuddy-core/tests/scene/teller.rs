@@ -119,7 +119,7 @@ impl Teller {
         let mut news = Vec::new();
         if orders.start != known.start {
             news.extend(orders.start.as_ref().map(|start| match start {
-                Start::At { position, .. } => format!("ask the primary to continue at {}", self.position(*position)),
+                Start::At(place) => format!("ask the primary to continue at {}", self.position(place.position)),
                 Start::Resume => "go on from the snapshot on disk".into(),
                 Start::Fresh => "begin with nothing".into(),
             }));

@@ -6,7 +6,7 @@
 use super::{RelayConfig, RelayError};
 use rbuddy_core::control::primary::{PrimaryAt, SentinelView};
 use rbuddy_core::control::relay::{Previous, RelayOrders, RelayView, SessionState, Start, UpstreamState};
-use rbuddy_core::replication::history::Standing;
+use rbuddy_core::replication::history::{Place, Standing};
 use rbuddy_core::replication::psync::HoldReason;
 use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position};
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,18 +120,18 @@ fn begin_again(view: &RelayView, previous: &Previous, stands: &BTreeMap<&NodeAdd
 }
 
 /// Where replicas are that have more than the relay.
-fn places(view: &RelayView) -> Vec<Offset> {
+fn places(view: &RelayView) -> Vec<Place> {
     let Some(live) = view.live() else { return Vec::new() };
     let asked = view.sessions.values().filter_map(|session| session.asked);
     let further = asked.filter(|asked| matches!(live.standing(*asked), Standing::Ahead { .. }));
-    let places: BTreeSet<Offset> = further.map(|asked| asked.offset).collect();
-    places.into_iter().collect()
+    let places: BTreeSet<Position> = further.collect();
+    places.into_iter().map(Place::new).collect()
 }
 
 /// At the lowest of these positions that are of the same history as `of`; there, if there is none.
 fn at<'a>(positions: impl Iterator<Item = &'a Position>, of: Position, earlier: Vec<rbuddy_core::replication::history::KnownId>) -> Start {
     let lowest = positions.filter(|position| position.replid == of.replid).min().copied().unwrap_or(of);
-    Start::At { position: lowest, earlier }
+    Start::At(Place { position: lowest, earlier })
 }
 
 /// A snapshot serves those that come later, and lets the relay go on after a restart. Once the stream behind it has outgrown it, a new one would
@@ -201,7 +201,7 @@ mod tests {
 
     fn begins(start: Option<Start>) -> Option<Position> {
         match start? {
-            Start::At { position, .. } => Some(position),
+            Start::At(place) => Some(place.position),
             Start::Resume | Start::Fresh => None,
         }
     }
@@ -241,7 +241,7 @@ mod tests {
         let mut history = History::starting_at(position('b', 60), None);
         history.remember(KnownId { replid: id('a'), until: Some(position('a', 50).offset) });
         view.histories = vec![history];
-        assert_eq!(places(&view), [position('b', 90).offset]);
+        assert_eq!(places(&view), [Place::new(position('b', 90))]);
     }
 
     #[test]

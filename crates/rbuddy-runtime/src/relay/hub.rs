@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use rbuddy_core::control::relay::{
     AckPolicy, Previous, RelayView, SessionEnd, SessionState, SessionView, ToldToFollow, UpstreamState, UpstreamView,
 };
-use rbuddy_core::replication::history::{History, KnownId};
+use rbuddy_core::replication::history::History;
 use rbuddy_core::types::{DatasetId, Flavour, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, ServerVersion, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -419,13 +419,14 @@ impl Inner {
         self.prune();
     }
 
-    /// The primary does not have what lies between the end of this history and here, and replicas do: it goes on from here. What was kept before serves
-    /// those that need it still.
-    pub(super) fn begin_anew(&mut self, key: StretchKey, offset: Offset, backlog_bytes: u64) {
-        let Some(kept) = self.stretch(key).map(|stretch| stretch.history.clone()) else { return };
-        self.candidate = Some(self.begin_history(kept.begun_anew_at(offset), backlog_bytes));
-        if kept.end.next_byte() == kept.oldest {
-            self.abandon_history(key);
+    /// The primary cannot go on at the end of what was followed, and can where this history begins, at a replica. What was kept before serves those that
+    /// need it still.
+    pub(super) fn begin_anew(&mut self, history: History, backlog_bytes: u64) {
+        let begun = self.begin_history(history, backlog_bytes);
+        let before = self.candidate.replace(begun);
+        let is_empty = |stretch: &Stretch| stretch.history.end.next_byte() == stretch.history.oldest;
+        if let Some(empty) = before.filter(|key| self.stretch(*key).is_some_and(is_empty)) {
+            self.abandon_history(empty);
         }
     }
 
@@ -457,13 +458,6 @@ impl Inner {
             self.stretches.remove(oldest).end_log();
         }
     }
-}
-
-/// Adds the ids that are known from elsewhere.
-pub(super) fn history_at(position: Position, dataset: Option<DatasetId>, earlier: &[KnownId]) -> History {
-    let mut history = History::starting_at(position, dataset);
-    earlier.iter().for_each(|known| history.remember(*known));
-    history
 }
 
 /// More than a misconfigured group has; then the log says it again.

@@ -12,7 +12,7 @@ use super::stretch::StretchKey;
 use rbuddy_core::control::relay::{FullResyncNeed, RelayOrders, UpstreamState};
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::replication::answer::PsyncAnswer;
-use rbuddy_core::replication::history::History;
+use rbuddy_core::replication::history::{History, Place};
 use rbuddy_core::replication::prospect::{Gap, Prospect, beginning, common, prospect};
 use rbuddy_core::types::{NodeAddress, Offset, Position, ReplId};
 use std::time::Duration;
@@ -109,7 +109,7 @@ async fn permitted(orders: &mut watch::Receiver<RelayOrders>, replid: ReplId) {
 }
 
 /// What to ask a primary that says this of itself. What is followed may go on at these places as well.
-fn question(hub: &Hub, info: Option<ServerInfo>, places: &[Offset]) -> Result<Question, LinkError> {
+fn question(hub: &Hub, info: Option<ServerInfo>, places: &[Place]) -> Result<Question, LinkError> {
     let mut inner = hub.lock();
     let Some(info) = info else { return Ok(Question::Blind(inner.last_whole_command())) };
     let candidate = |inner: &Inner| -> Option<(StretchKey, History)> {
@@ -120,11 +120,13 @@ fn question(hub: &Hub, info: Option<ServerInfo>, places: &[Offset]) -> Result<Qu
     let mut known = candidate(&inner);
     let mut found = prospect(known.as_ref().map(|(_, history)| history), &info);
     // Where the replicas are spread out, it goes on where the primary still can, without those that are further back.
-    if let (Prospect::FullResync(Gap::BacklogTooShort { .. }), Some((key, history))) = (found, &known)
-        && let Some(place) = beginning(history, places, &info)
+    let ours = known.as_ref().map(|(_, history)| history);
+    if let Prospect::FullResync(_) = found
+        && let Some(begun) = beginning(ours, places, &info)
     {
-        info!(group = %hub.config.group, given_up = %history.end, %place, "the primary does not reach back to all replicas: going on where it does");
-        inner.begin_anew(*key, place, hub.config.settings.backlog_bytes);
+        let given_up = ours.map(History::end_position).map(tracing::field::display);
+        info!(group = %hub.config.group, given_up, place = %begun.end_position(), "going on where a replica is, as only there the primary can");
+        inner.begin_anew(begun, hub.config.settings.backlog_bytes);
         known = candidate(&inner);
         found = prospect(known.as_ref().map(|(_, history)| history), &info);
     }

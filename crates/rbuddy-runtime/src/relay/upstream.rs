@@ -10,7 +10,7 @@
 //! demand ([`super::snapshotter`]), replicas.
 
 use super::backoff::Backoff;
-use super::hub::{Arrival, Hub, history_at};
+use super::hub::{Arrival, Hub};
 use super::inquiry::{Inquiry, inquire};
 use super::intake::take_in;
 use super::link::{Link, LinkError};
@@ -247,10 +247,10 @@ async fn begin(hub: &Arc<Hub>, start: Start, found: Option<Resumable>) {
             warn!(group = %hub.config.group, "nothing on disk to go on from: a full resync it is");
             None
         }
-        (Start::At { position, earlier }, found) => {
+        (Start::At(place), found) => {
             discard(found);
-            info!(group = %hub.config.group, %position, "going on from where the replicas are");
-            Some(history_at(position, None, &earlier))
+            info!(group = %hub.config.group, position = %place.position, "going on from where the replicas are");
+            Some(History::starting_from(&place))
         }
         (Start::Fresh, found) => {
             discard(found);
