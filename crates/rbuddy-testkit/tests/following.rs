@@ -4,7 +4,7 @@
 
 use rbuddy_core::control::primary::PrimarySource;
 use rbuddy_core::control::status::{GroupStatus, Phase, RoleName};
-use rbuddy_lab::{Server, wait_until};
+use rbuddy_lab::{Sentinel, Server, wait_until};
 use rbuddy_testkit::{AllReaders, FAILOVER_WITHIN, SOON, World, WorldOptions, cli};
 
 const NOBODY: &str = "the world has an heir";
@@ -37,15 +37,18 @@ async fn writes_arrive(world: &World) {
 async fn with_a_sentinel() -> World {
     let world = World::start(WorldOptions { heir: true, sentinels: 1, ..WorldOptions::of(20_000) }).await;
     // It has seen the active behind the primary, and would bring it back there.
-    let sentinel = &world.sentinels[0];
-    sentinel.command(&["SENTINEL", "RESET", "*"]).await.expect("reset");
+    world.sentinels[0].command(&["SENTINEL", "RESET", "*"]).await.expect("reset");
+    knows_heir_and_relay(&world.sentinels[0]).await;
+    world
+}
+
+async fn knows_heir_and_relay(sentinel: &Sentinel) {
     let known = wait_until("the Sentinel to know heir and relay", SOON, async || match sentinel.replicas().await {
         Ok(2) => Ok(()),
         Ok(count) => Err(format!("{count} replicas")),
         Err(error) => Err(error.to_string()),
     });
     known.await.expect("it looks around");
-    world
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,6 +66,25 @@ async fn a_failover_by_sentinel_is_followed_and_readers_notice_nothing() {
     readers.go_on(1000, SOON).await;
     readers.noticed_nothing().await;
     assert_eq!((after.generation, after.primary.source), (before.generation, PrimarySource::Sentinels));
+    assert_eq!(heir(&world).full_resyncs().await.expect("info"), 0, "full resyncs of the new primary");
+}
+
+/// To that one the relay is a replica of its primary like others: it says `SLAVEOF` to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sentinel_that_rbuddy_does_not_know_leads_it_to_the_new_primary() {
+    let mut world = World::start(WorldOptions { heir: true, ..WorldOptions::of(20_000) }).await;
+    let place = world.folder().join("sentinel");
+    let sentinel = Sentinel::start(world.primary.binary(), place, world.primary.port(), 1).await.expect("a Sentinel");
+    knows_heir_and_relay(&sentinel).await;
+    let before = world.status().await;
+    let readers = AllReaders::start(&world).await;
+    readers.go_on(1000, SOON).await;
+    world.primary.kill().await.expect("kill the primary");
+    let after = goes_on_at_the_heir(&world).await;
+    writes_arrive(&world).await;
+    readers.go_on(1000, SOON).await;
+    readers.noticed_nothing().await;
+    assert_eq!((after.generation, after.primary.source), (before.generation, PrimarySource::ToldRelay));
     assert_eq!(heir(&world).full_resyncs().await.expect("info"), 0, "full resyncs of the new primary");
 }
 
