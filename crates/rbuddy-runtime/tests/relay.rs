@@ -24,6 +24,18 @@ fn is_streaming(view: &RelayView, address: &NodeAddress) -> bool {
     matches!(state(view, address), Some(SessionState::Streaming { .. }))
 }
 
+/// The replica may be filled, as the process that it is now.
+async fn permit_seed(orders: &mut RelayOrders, replica: &Server, dataset: DatasetId) {
+    orders.permits.insert(replica.address(), Permit::Seed(dataset));
+    orders.judged.insert(replica.address(), replica.info().await.run_id.expect("it has one"));
+}
+
+async fn seed(relay: &Relay, replica: &Server, dataset: DatasetId) {
+    let mut next = relay.orders.borrow().clone();
+    permit_seed(&mut next, replica, dataset).await;
+    relay.order(|orders| (orders.permits, orders.judged) = (next.permits, next.judged));
+}
+
 async fn snapshot(relay: &mut Relay) -> DatasetId {
     let view = relay.until("a snapshot is ready", |view| view.ready_snapshot().is_some()).await;
     view.ready_snapshot().map(|snapshot| snapshot.dataset).expect("just seen")
@@ -66,10 +78,8 @@ async fn a_fresh_replica_gets_the_whole_dataset_through_the_relay() {
         relay.until("the replica is held", held).await;
         primary.fill("while held:", 1000).await;
 
-        relay.order(|orders| {
-            orders.permits.insert(replica.address(), Permit::Seed(dataset));
-            orders.required.insert(replica.address());
-        });
+        relay.order(|orders| orders.required.extend([replica.address()]));
+        seed(&relay, &replica, dataset).await;
         let follows = |view: &RelayView| matches!(state(view, &replica.address()), Some(SessionState::Streaming { seeded: Some(seeded), .. }) if *seeded == dataset);
         relay.until("the replica follows", follows).await;
         replica.equals(&primary).await;
@@ -148,9 +158,7 @@ async fn a_new_dataset_goes_to_the_standby_while_the_active_keeps_the_old_one() 
     relay.until("the active has all of the old history and is held", at_end).await;
     primary.fill("new:", 3000).await;
 
-    relay.order(|orders| {
-        orders.permits.insert(standby.address(), Permit::Seed(new));
-    });
+    seed(&relay, &standby, new).await;
     standby.equals(&primary).await;
     assert_eq!(active.digest().await, old_digest, "the active still serves the old dataset, whole");
     assert_eq!(primary.info().await.sync_full, Some(1), "one full resync for the new dataset");
@@ -170,7 +178,8 @@ async fn a_restarted_relay_goes_on_from_disk() {
     relay.stop().await;
     primary.fill("meanwhile:", 1000).await;
 
-    let start = orders(Start::Resume, &[(&replica, Permit::Keep), (&second, Permit::Seed(dataset))]);
+    let mut start = orders(Start::Resume, &[(&replica, Permit::Keep)]);
+    permit_seed(&mut start, &second, dataset).await;
     let mut relay = Relay::start(config(&primary, &[&replica, &second], dir.path()), RelayOrders::default()).await;
     let view = relay.until("there is something to go on from", |view| view.resumable.is_some()).await;
     let (resumed, end) = view.resumable.expect("just seen");
@@ -212,9 +221,7 @@ async fn a_snapshot_is_taken_over_a_second_connection_while_the_stream_flows() {
     for round in 0..3 {
         primary.fill(&format!("far more than the backlog {round}:"), 20_000).await;
     }
-    relay.order(|orders| {
-        orders.permits.insert(second.address(), Permit::Seed(dataset));
-    });
+    seed(&relay, &second, dataset).await;
     second.equals(&primary).await;
     replica.equals(&primary).await;
     let view = relay.view.borrow().clone();
@@ -277,9 +284,7 @@ async fn a_snapshot_is_taken_from_a_replica_and_the_primary_does_not_fork() {
     let view = relay.until("the request is answered", |view| view.snapshot_request_done == Some(1)).await;
     assert_eq!(view.snapshot_request_error, None);
     let dataset = snapshot(&mut relay).await;
-    relay.order(|orders| {
-        orders.permits.insert(second.address(), Permit::Seed(dataset));
-    });
+    seed(&relay, &second, dataset).await;
     second.equals(&primary).await;
     assert_eq!((primary.info().await.sync_full, replica.info().await.sync_full), (full_before, Some(1)));
 

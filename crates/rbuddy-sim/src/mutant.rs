@@ -95,7 +95,11 @@ impl Mutant {
     fn distort_orders(self, orders: &mut rbuddy_core::control::relay::RelayOrders, rbuddy: &Rbuddy) {
         let dataset = rbuddy.relay.as_ref().and_then(|relay| relay.spool).map(|spool| spool.dataset);
         match (self, dataset) {
-            (Mutant::SeedsActives, Some(dataset)) => orders.permits.values_mut().for_each(|permit| *permit = Permit::Seed(dataset)),
+            (Mutant::SeedsActives, Some(dataset)) => {
+                orders.permits.values_mut().for_each(|permit| *permit = Permit::Seed(dataset));
+                let replicas = rbuddy.controller.state().replicas.iter();
+                orders.judged = replicas.filter_map(|(replica, record)| Some((replica.clone(), record.run_id?))).collect();
+            }
             (Mutant::AsksForSnapshotsAgain, Some(_)) => {
                 let done = rbuddy.relay.as_ref().and_then(|relay| relay.request_done).unwrap_or(0);
                 orders.snapshot_request = Some(done + 1);

@@ -206,10 +206,12 @@ impl Relay {
     }
 
     /// As the real one: what was kept before serves those that need it still.
-    pub fn begin_anew(&mut self, history: History, line: LineId) {
+    pub fn begin_anew(&mut self, history: History, line: LineId) -> u64 {
+        let candidate = self.candidate;
+        self.stretches.retain(|stretch| Some(stretch.key) != candidate || stretch.history.end.next_byte() != stretch.history.oldest);
         let begun = self.begin_history(history, line);
-        let before = self.candidate.replace(begun);
-        self.stretches.retain(|stretch| Some(stretch.key) != before || stretch.history.end.next_byte() != stretch.history.oldest);
+        self.candidate = Some(begun);
+        begun
     }
 
     /// The primary goes on with this stretch.

@@ -7,7 +7,7 @@ use crate::relay::{Relay, Session, Spool, Stage};
 use crate::server::{Answer, Link, Loading, Process, offset};
 use crate::truth::Point;
 use crate::world::World;
-use rbuddy_core::control::relay::{SessionState, SessionView};
+use rbuddy_core::control::relay::{RelayOrders, SessionState, SessionView};
 use rbuddy_core::replication::history::Standing;
 use rbuddy_core::replication::psync::{Asked, FullResyncReason, HoldReason, Permit, Verdict, decide};
 use rbuddy_core::types::{DatasetId, NodeAddress, Position, ReplId};
@@ -160,6 +160,7 @@ impl World {
         {
             verdict = Verdict::Full { dataset: spool.dataset, reason: FullResyncReason::NothingToContinue };
         }
+        let is_another = |orders: &RelayOrders| matches!(permit, Permit::Seed(_)) && orders.judged.get(at) != Some(&process.run_id);
         match (verdict, ready) {
             (Verdict::Continue { history, announce, from }, _) => {
                 let stretch = &relay.stretches[history];
@@ -177,7 +178,7 @@ impl World {
                 }
                 self.set_stage(relay, at, Stage::Streaming { key, announced: announce, sent: theirs, seeded: None });
             }
-            (Verdict::Full { .. }, Some(_)) if relay.orders.judged.get(at).is_some_and(|judged| *judged != process.run_id) => {
+            (Verdict::Full { .. }, Some(_)) if is_another(&relay.orders) => {
                 self.set_state(relay, at, SessionState::Held(HoldReason::AnotherProcess));
             }
             (Verdict::Full { reason, .. }, Some(spool)) => {

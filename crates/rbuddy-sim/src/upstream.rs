@@ -115,17 +115,16 @@ impl World {
     fn settle(&mut self, relay: &mut Relay) {
         let Some(process) = self.linked(relay) else { return };
         let info = process.probe(&self.truth).info;
-        let known =
-            |relay: &Relay| relay.candidate.and_then(|key| relay.stretch(key)).map(|stretch| (stretch.key, stretch.history.clone()));
-        let mut candidate = known(relay);
-        let mut found = prospect(candidate.as_ref().map(|(_, history)| history), &info);
+        let candidate = relay.candidate.and_then(|key| relay.stretch(key)).map(|stretch| (stretch.key, stretch.history.clone()));
+        let ours = candidate.as_ref().map(|(_, history)| history);
+        let found = prospect(ours, &info);
         if let Prospect::FullResync(_) = found
-            && let Some(begun) = beginning(candidate.as_ref().map(|(_, history)| history), &relay.orders.places, &info)
+            && let Some(begun) = beginning(ours, &relay.orders.places, &info)
         {
-            let line = self.line_at(begun.end_position());
-            relay.begin_anew(begun, line);
-            candidate = known(relay);
-            found = prospect(candidate.as_ref().map(|(_, history)| history), &info);
+            // The answer comes at once here, and it is this.
+            let (line, at) = (self.line_at(begun.end_position()), begun.end_position());
+            let key = relay.begin_anew(begun, line);
+            return self.ask(relay, &process, Some((key, at)), None);
         }
         let end = candidate.map(|(key, history)| (key, history.end_position()));
         match (found, end) {

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What the controller wants of the relay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct RelayOrders {
-    /// How to begin with the primary. The relay dials nobody before this is given, and later changes are of no account.
+    /// How to begin with the primary. The relay dials nobody before this is given, and later changes are of no account: see `places`.
     pub start: Option<Start>,
     /// Where else it may go on, in this order, if the primary cannot where the relay is: where replicas are that have more, or are on another history.
     /// Better that one of them needs a full resync than all.

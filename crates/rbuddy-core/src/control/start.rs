@@ -2,7 +2,7 @@
 
 use super::action::StoryLevel;
 use super::controller::Controller;
-use super::relay::Start;
+use super::relay::{Start, UpstreamState};
 use super::state::Role;
 use super::world::Sight;
 use crate::info::{Role as ServerRole, ServerInfo};
@@ -25,6 +25,10 @@ impl Controller {
     /// Where actives are that have more than the relay, as one may that comes back before the primary does. There that one can perhaps still go on. Until
     /// something has come from the primary that may also be another history: it was not known then which one is the primary's.
     pub(super) fn places(&self) -> Vec<Place> {
+        // While it streams it is only not yet known that the relay has more as well.
+        if self.world.relay.upstream.state == UpstreamState::Streaming {
+            return Vec::new();
+        }
         let live = self.world.relay.live();
         let is_another = |position: Position| match live.map(|live| live.standing(position)) {
             Some(Standing::Ahead { .. }) => true,
@@ -32,8 +36,9 @@ impl Controller {
             None => self.begin == Some(Start::Fresh) && self.is_before_the_first_byte(),
             Some(Standing::Covered | Standing::PastLimit { .. } | Standing::TooOld { .. }) => false,
         };
-        let positions = self.active_positions().into_iter().map(|(_, position)| position).filter(|position| is_another(*position));
-        positions.map(|position| Place { position, earlier: self.earlier_ids(position.replid) }).collect()
+        let positions = self.of_newest(self.seen_positions()).into_iter().map(|(_, position)| position);
+        let other = positions.filter(|position| is_another(*position) && !self.is_of_ended(*position));
+        other.map(|position| Place { position, earlier: self.earlier_ids(position.replid) }).collect()
     }
 
     fn is_before_the_first_byte(&self) -> bool {
@@ -42,7 +47,7 @@ impl Controller {
 
     /// Nothing has come from the primary yet, and an active that was not seen since may be where that one can go on.
     pub(super) fn may_know_another_place(&self, now: Time) -> bool {
-        let is_unseen = |active: &NodeAddress| self.world.info(active).is_none();
+        let is_unseen = |active: &NodeAddress| self.is_out_of_sight(active);
         self.is_before_the_first_byte()
             && now.since(self.looking_since) < PLACE_WAIT
             && self.having(|role| matches!(role, Role::Active)).iter().any(is_unseen)
@@ -111,16 +116,29 @@ impl Controller {
     /// Where the actives on the newest history that any of them stands on are, by its newest id, the one furthest behind first.
     /// If none can be asked: where they were when last seen, which the primary may still cover.
     fn active_positions(&self) -> Vec<(NodeAddress, Position)> {
-        let mut positions = self.positions_of(self.having(|role| matches!(role, Role::Active)));
+        let mut positions = self.seen_positions();
         if positions.is_empty() {
-            // What readers are leaving may be the last that can go on.
-            positions = self.positions_of(self.having(|role| matches!(role, Role::Draining)));
-        }
-        if positions.is_empty() {
-            let is_out_of_sight = |replica: &NodeAddress| self.world.info(replica).is_none_or(|info| info.is_loading);
-            let actives = self.having(|role| matches!(role, Role::Active)).into_iter().filter(is_out_of_sight);
+            let actives = self.having(|role| matches!(role, Role::Active)).into_iter().filter(|active| self.is_out_of_sight(active));
             positions = actives.filter_map(|replica| Some((replica.clone(), self.state.replicas.get(&replica)?.served?))).collect();
         }
+        self.of_newest(positions)
+    }
+
+    fn is_out_of_sight(&self, replica: &NodeAddress) -> bool {
+        self.world.info(replica).is_none_or(|info| info.is_loading)
+    }
+
+    fn seen_positions(&self) -> Vec<(NodeAddress, Position)> {
+        let positions = self.positions_of(self.having(|role| matches!(role, Role::Active)));
+        if positions.is_empty() {
+            // What readers are leaving may be the last that can go on.
+            return self.positions_of(self.having(|role| matches!(role, Role::Draining)));
+        }
+        positions
+    }
+
+    /// Those on the newest history that any is on, by its newest id, the one furthest behind first.
+    fn of_newest(&self, mut positions: Vec<(NodeAddress, Position)>) -> Vec<(NodeAddress, Position)> {
         let Some(newest) = self.newest(positions.iter().map(|(_, position)| position.replid)) else { return Vec::new() };
         let earlier = self.earlier_ids(newest);
         let is_of_newest = |position: Position| {

@@ -28,8 +28,9 @@ __attribute__((constructor)) static void open_file(void) {
 int clock_gettime(clockid_t clock, struct timespec *now) {
     int failed = (int)syscall(SYS_clock_gettime, clock, now);
     if (failed || !shift || (clock != CLOCK_REALTIME && clock != CLOCK_REALTIME_COARSE)) return failed;
-    int64_t nanos = now->tv_nsec + *shift % SECOND;
-    now->tv_sec += *shift / SECOND + (nanos < 0 ? -1 : nanos / SECOND);
+    int64_t by = *shift;
+    int64_t nanos = now->tv_nsec + by % SECOND;
+    now->tv_sec += by / SECOND + (nanos < 0 ? -1 : nanos / SECOND);
     now->tv_nsec = nanos < 0 ? nanos + SECOND : nanos % SECOND;
     return 0;
 }

@@ -5,7 +5,7 @@
 
 use super::{RelayConfig, RelayError};
 use rbuddy_core::control::primary::{PrimaryAt, SentinelView};
-use rbuddy_core::control::relay::{Previous, RelayOrders, RelayView, SessionState, Start, UpstreamState};
+use rbuddy_core::control::relay::{Previous, RelayOrders, RelayView, SessionState, SessionView, Start, UpstreamState};
 use rbuddy_core::replication::history::{Place, Standing};
 use rbuddy_core::replication::psync::HoldReason;
 use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position};
@@ -119,13 +119,15 @@ fn begin_again(view: &RelayView, previous: &Previous, stands: &BTreeMap<&NodeAdd
     Some(at(known.iter(), previous.end, earlier))
 }
 
-/// Where replicas are that have more than the relay.
+/// Where replicas are that have more than the relay and wait for it.
 fn places(view: &RelayView) -> Vec<Place> {
     let Some(live) = view.live() else { return Vec::new() };
-    let asked = view.sessions.values().filter_map(|session| session.asked);
+    let waits = |session: &&SessionView| matches!(session.state, SessionState::Held(HoldReason::Ahead { .. }));
+    let asked = view.sessions.values().filter(waits).filter_map(|session| session.asked);
     let further = asked.filter(|asked| matches!(live.standing(*asked), Standing::Ahead { .. }));
-    let places: BTreeSet<Position> = further.collect();
-    places.into_iter().map(Place::new).collect()
+    // One history may be known by several ids.
+    let places: BTreeSet<Offset> = further.map(|asked| asked.offset).collect();
+    places.into_iter().map(|offset| Place::new(Position::new(live.replid(), offset))).collect()
 }
 
 /// At the lowest of these positions that are of the same history as `of`; there, if there is none.
@@ -167,7 +169,7 @@ const STREAM_BYTES_MIN: u64 = 256 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rbuddy_core::control::relay::{FullResyncNeed, SessionView, ToldToFollow};
+    use rbuddy_core::control::relay::{FullResyncNeed, ToldToFollow};
     use rbuddy_core::replication::history::{History, KnownId};
     use rbuddy_core::replication::prospect::Gap;
     use rbuddy_core::types::{ReplId, Time};
@@ -240,7 +242,12 @@ mod tests {
         assert_eq!(places(&view), []);
         let mut history = History::starting_at(position('b', 60), None);
         history.remember(KnownId { replid: id('a'), until: Some(position('a', 50).offset) });
+        let end = history.end;
         view.histories = vec![history];
+        assert_eq!(places(&view), [], "nobody waits for it");
+        for session in view.sessions.values_mut() {
+            session.state = SessionState::Held(HoldReason::Ahead { asked: end.next_byte(), end });
+        }
         assert_eq!(places(&view), [Place::new(position('b', 90))]);
     }
 

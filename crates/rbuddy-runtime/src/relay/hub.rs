@@ -419,15 +419,16 @@ impl Inner {
         self.prune();
     }
 
-    /// The primary cannot go on at the end of what was followed, and can where this history begins, at a replica. What was kept before serves those that
-    /// need it still.
-    pub(super) fn begin_anew(&mut self, history: History, backlog_bytes: u64) {
-        let begun = self.begin_history(history, backlog_bytes);
-        let before = self.candidate.replace(begun);
+    /// The primary does not go on at the end of what was followed, but where this history begins, at a replica. Whoever follows what was kept before goes
+    /// on with it to its end.
+    pub(super) fn begin_anew(&mut self, history: History, backlog_bytes: u64) -> StretchKey {
         let is_empty = |stretch: &Stretch| stretch.history.end.next_byte() == stretch.history.oldest;
-        if let Some(empty) = before.filter(|key| self.stretch(*key).is_some_and(is_empty)) {
+        if let Some(empty) = self.candidate.filter(|key| self.stretch(*key).is_some_and(is_empty)) {
             self.abandon_history(empty);
         }
+        let begun = self.begin_history(history, backlog_bytes);
+        self.candidate = Some(begun);
+        begun
     }
 
     /// Behind which position a primary is asked to go on that does not say what it has: a promoted one has whole commands only, so an

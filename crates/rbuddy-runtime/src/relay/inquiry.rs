@@ -34,8 +34,11 @@ pub(super) struct Inquiry {
 }
 
 /// What is to be asked, and what was seen before; see [`Inquiry`].
+#[derive(Default)]
 struct Settled {
     asked: Option<(StretchKey, Position)>,
+    /// Asked for in place of that.
+    anew: Option<History>,
     gap: Option<Gap>,
     common: Option<Offset>,
 }
@@ -44,6 +47,8 @@ struct Settled {
 enum Question {
     /// A partial resync; and up to where both histories are one.
     Behind(StretchKey, Position, Option<Offset>),
+    /// The same at the end of this history, which begins at a replica: what was followed so far leads nowhere.
+    Anew(History, Option<Offset>),
     /// As things are, this can only come to a full resync.
     Everything(Option<(StretchKey, Position)>, FullResyncNeed),
     /// What comes of it cannot be told.
@@ -56,9 +61,16 @@ pub(super) async fn inquire(hub: &Hub, orders: &watch::Receiver<RelayOrders>, re
     let mut link = Link::dial(&primary.address, hub.config.settings.upstream_timeout).await?;
     hub.upstream(UpstreamState::Handshake);
     link.shake_hands(&hub.config, &primary, Purpose::Follow, hub.version_to_announce()).await?;
-    let Settled { asked, gap, common } = settle(hub, &mut link, orders.clone(), resync_loop).await?;
+    let Settled { mut asked, anew, gap, common } = settle(hub, &mut link, orders.clone(), resync_loop).await?;
     hub.update(|inner| inner.upstream.full_resync_needed = None);
-    let answer = link.psync(asked.map(|(_, at)| at)).await?;
+    let position = anew.as_ref().map(History::end_position).or(asked.map(|(_, at)| at));
+    let answer = link.psync(position).await?;
+    // Not before: had it gone away instead, the next one may be able to go on where we are.
+    if let (PsyncAnswer::Continue(_), Some(history)) = (&answer, anew) {
+        let place = history.end_position();
+        info!(group = %hub.config.group, %place, "going on where a replica is, as only there the primary can");
+        asked = Some((hub.update(|inner| inner.begin_anew(history, hub.config.settings.backlog_bytes)), place));
+    }
     Ok(Inquiry { link, answer, asked, gap, common })
 }
 
@@ -78,15 +90,16 @@ async fn settle(
             (orders.places.clone(), orders.full_resync)
         };
         let need = match question(hub, info, &places)? {
-            Question::Behind(key, at, common) => return Ok(Settled { asked: Some((key, at)), gap: None, common }),
+            Question::Behind(key, at, common) => return Ok(Settled { asked: Some((key, at)), common, ..Settled::default() }),
+            Question::Anew(history, common) => return Ok(Settled { anew: Some(history), common, ..Settled::default() }),
             Question::Blind(asked) => {
                 resync_loop.check(None, Instant::now())?;
-                return Ok(Settled { asked, gap: None, common: None });
+                return Ok(Settled { asked, ..Settled::default() });
             }
             Question::Everything(asked, need) if permitted_of == Some(need.replid) => {
                 resync_loop.check(Some(need.replid), Instant::now())?;
                 info!(group = %hub.config.group, primary = need.replid.short(), reason = %need.gap, "asking for a full resync");
-                return Ok(Settled { asked, gap: Some(need.gap), common: None });
+                return Ok(Settled { asked, gap: Some(need.gap), ..Settled::default() });
             }
             Question::Everything(_, need) => need,
         };
@@ -112,23 +125,16 @@ async fn permitted(orders: &mut watch::Receiver<RelayOrders>, replid: ReplId) {
 fn question(hub: &Hub, info: Option<ServerInfo>, places: &[Place]) -> Result<Question, LinkError> {
     let mut inner = hub.lock();
     let Some(info) = info else { return Ok(Question::Blind(inner.last_whole_command())) };
-    let candidate = |inner: &Inner| -> Option<(StretchKey, History)> {
-        let stretch = inner.stretch(inner.candidate?)?;
-        Some((stretch.key, stretch.history.clone()))
-    };
     look_for_circles(hub, &inner, &info)?;
-    let mut known = candidate(&inner);
-    let mut found = prospect(known.as_ref().map(|(_, history)| history), &info);
-    // Where the replicas are spread out, it goes on where the primary still can, without those that are further back.
+    let known = inner.candidate.and_then(|key| inner.stretch(key)).map(|stretch| (stretch.key, stretch.history.clone()));
     let ours = known.as_ref().map(|(_, history)| history);
+    let found = prospect(ours, &info);
+    // Where the replicas are spread out, it goes on where the primary still can, without those that are further back.
     if let Prospect::FullResync(_) = found
         && let Some(begun) = beginning(ours, places, &info)
     {
-        let given_up = ours.map(History::end_position).map(tracing::field::display);
-        info!(group = %hub.config.group, given_up, place = %begun.end_position(), "going on where a replica is, as only there the primary can");
-        inner.begin_anew(begun, hub.config.settings.backlog_bytes);
-        known = candidate(&inner);
-        found = prospect(known.as_ref().map(|(_, history)| history), &info);
+        let common = common(&info, begun.replid());
+        return Ok(Question::Anew(begun, common));
     }
     let end = known.as_ref().map(|(key, history)| (*key, history.end_position()));
     match (found, end) {

@@ -18,6 +18,8 @@ use tracing::info;
 pub(super) struct Looks {
     last_at: Option<Instant>,
     run_id: Option<RunId>,
+    /// Why not, so that it is told once.
+    error: Option<String>,
 }
 
 impl Looks {
@@ -41,13 +43,17 @@ impl Looks {
         let asked = timeout(PATIENCE, ask(hub, address)).await;
         self.last_at = Some(Instant::now());
         let info = match asked {
-            Ok(Ok(info)) => Some(info),
-            Ok(Err(error)) => {
-                info!(group = %hub.config.group, replica = %address, %error, "the replica cannot be looked at");
-                None
-            }
-            Err(_) => None,
+            Ok(Ok(info)) => Ok(info),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {PATIENCE:?}")),
         };
+        if let Err(error) = info.as_ref().map(drop)
+            && self.error.as_ref() != Some(error)
+        {
+            info!(group = %hub.config.group, replica = %address, %error, "the replica cannot be looked at");
+        }
+        self.error = info.as_ref().err().cloned();
+        let info = info.ok();
         self.run_id = info.as_ref().and_then(|info| info.run_id);
         info
     }

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `upstream` | the one connection to the primary |
 //! | `inquiry` | what the primary is asked, and what is looked at before |
+//! | `look` | who a replica is that is to be given a snapshot |
 //! | `resync_loop` | full resyncs that do not last |
 //! | `intake` | reading the stream, and ACKs |
 //! | `own_thread`, `rest` | where bytes are moved; how often that thread looks at its sockets |

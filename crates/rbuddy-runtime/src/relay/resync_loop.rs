@@ -36,6 +36,11 @@ impl ResyncLoop {
         (self.last, self.curb) = (Some((replid, now)), None);
     }
 
+    /// The primary is another one now.
+    pub(super) fn primary_moved(&mut self) {
+        (self.last, self.curb) = (None, None);
+    }
+
     /// The connection is over.
     pub(super) fn ended(&mut self, now: Instant) {
         let Some((replid, since)) = self.last.take() else { return };

@@ -21,7 +21,7 @@ use rbuddy_core::control::relay::{RelayOrders, SessionState, SessionView};
 use rbuddy_core::replication::handshake::Identity;
 use rbuddy_core::replication::psync::{Asked, FullResyncReason, HoldReason, Permit};
 use rbuddy_core::resp::request::{RequestLimits, parse};
-use rbuddy_core::types::{DatasetId, NextByte, NodeAddress, Offset, Position, ReplId};
+use rbuddy_core::types::{DatasetId, NextByte, NodeAddress, Offset, Position, ReplId, RunId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -95,6 +95,14 @@ pub(super) struct Session {
     pub(super) acked: Option<Offset>,
 }
 
+/// What the controller says of a replica.
+#[derive(Debug, Clone, Copy)]
+struct Word {
+    permit: Permit,
+    /// Of which process.
+    judged: Option<RunId>,
+}
+
 /// Where a session goes on after the answer to its PSYNC.
 #[derive(Debug)]
 pub(super) struct Begin {
@@ -164,12 +172,12 @@ impl Session {
         newlines.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = None;
         loop {
-            let Some(permit) = self.permit() else {
+            let Some(word) = self.word() else {
                 let shown = self.address.to_string();
                 refuse(&mut self.stream, &shown, &self.hub).await;
                 return Err(SessionOver::NotOfGroup);
             };
-            let plan = self.hub.plan(&self.address, self.serial, self.asked, permit, &self.identity, self.is_another_process());
+            let plan = self.hub.plan(&self.address, self.serial, self.asked, word.permit, &self.identity, self.is_another_process(word));
             if self.is_to_be_looked_at(&plan) {
                 self.look().await?;
                 continue;
@@ -206,9 +214,9 @@ impl Session {
         }
     }
 
-    /// As far as is known.
-    fn is_another_process(&self) -> bool {
-        self.orders.borrow().judged.get(&self.address).is_some_and(|judged| !self.looks.is(*judged))
+    /// As far as is known. A permit to be seeded is of one process, and of none if it names none.
+    fn is_another_process(&self, word: Word) -> bool {
+        matches!(word.permit, Permit::Seed(_)) && !word.judged.is_some_and(|judged| self.looks.is(judged))
     }
 
     async fn look(&mut self) -> Result<(), SessionOver> {
@@ -224,15 +232,21 @@ impl Session {
         Ok(())
     }
 
-    /// What the controller allows; `None` for a stranger. Before it has spoken at all, everybody waits.
+    /// What the controller allows; `None` for a stranger.
     pub(super) fn permit(&mut self) -> Option<Permit> {
+        self.word().map(|word| word.permit)
+    }
+
+    /// Of one moment. Before the controller has spoken at all, everybody waits.
+    fn word(&mut self) -> Option<Word> {
         let orders = self.orders.borrow_and_update();
         let unlisted = match (self.hub.config.open, orders.start.is_some()) {
             (true, _) => Some(Permit::Auto),
             (false, false) => Some(Permit::Hold),
             (false, true) => None,
         };
-        orders.permits.get(&self.address).copied().or(unlisted)
+        let permit = orders.permits.get(&self.address).copied().or(unlisted)?;
+        Some(Word { permit, judged: orders.judged.get(&self.address).copied() })
     }
 
     /// Sends the snapshot. Behind `$<length>` the stream may follow at once (protocol fact 2.2).

@@ -102,6 +102,7 @@ impl Upstream {
         }
         self.quick.reset();
         self.slow.reset();
+        self.resync_loop.primary_moved();
     }
 
     /// An end is news once: a primary that stays away is not told of at every attempt.
