@@ -123,7 +123,7 @@ impl World {
         if server.memory.has_room(self.truth.keys(data.line)) {
             return false;
         }
-        let dice = self.memory_dice.get_or_insert_default();
+        let Some(dice) = &mut self.memory_dice else { return false };
         // What arrived was written to its dump file, or only ever to its memory.
         let left = leaves(process);
         server.saved = if dice.one_in(2) { Some(left) } else { server.saved };
@@ -151,7 +151,10 @@ impl World {
 
     /// An operator changes what a standby may take, and the next change is due.
     pub fn change_memory(&mut self) {
-        let Some(mut dice) = self.memory_dice.take().filter(|_| self.healed_at.is_none()) else { return };
+        if self.healed_at.is_some() {
+            return;
+        }
+        let Some(mut dice) = self.memory_dice.take() else { return };
         let replicas = self.policy.replicas.clone();
         let at = dice.pick(&replicas);
         let is_standby = self.disk.state.as_ref().is_some_and(|state| *state.role(&at) == Role::Standby);
