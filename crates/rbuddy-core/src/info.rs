@@ -56,6 +56,9 @@ pub struct ServerInfo {
     pub max_memory: Option<u64>,
     /// The machine's memory.
     pub system_memory: Option<u64>,
+    /// Keys that it has evicted, since it was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evicted_keys: Option<u64>,
     /// Its eviction policy.
     pub max_memory_policy: Option<String>,
     /// Its modules, each with its version; `None` where `INFO` does not tell of modules (before 6.0).
@@ -156,6 +159,7 @@ impl ServerInfo {
                 "repl_backlog_size" => info.backlog_size = value.parse().ok(),
                 "sync_full" => info.sync_full = value.parse().ok(),
                 "used_memory" => info.used_memory = value.parse().ok(),
+                "evicted_keys" => info.evicted_keys = value.parse().ok(),
                 "maxmemory" => info.max_memory = value.parse().ok(),
                 "total_system_memory" => info.system_memory = value.parse().ok(),
                 "maxmemory_policy" => info.max_memory_policy = Some(value.to_owned()),
@@ -231,7 +235,7 @@ mod tests {
     use super::*;
 
     const HELD_REPLICA: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:00000000000000000000000000000000000000aa\r\n\
-        config_file:\r\n# Persistence\r\nloading:0\r\nasync_loading:0\r\n# Stats\r\nsync_full:0\r\n# Replication\r\nrole:slave\r\n\
+        config_file:\r\n# Persistence\r\nloading:0\r\nasync_loading:0\r\n# Stats\r\nsync_full:0\r\nevicted_keys:7\r\n# Replication\r\nrole:slave\r\n\
         master_host:127.0.0.1\r\nmaster_port:6382\r\nmaster_link_status:down\r\nmaster_sync_in_progress:0\r\n\
         slave_repl_offset:105\r\nmaster_link_down_since_seconds:7\r\nslave_read_only:1\r\nconnected_slaves:0\r\n\
         master_replid:ab00000000000000000000000000000000000000\r\nmaster_replid2:0000000000000000000000000000000000000000\r\n\
@@ -243,7 +247,7 @@ mod tests {
         assert_eq!(info.role, Some(Role::Slave));
         assert_eq!(info.master, Some(NodeAddress::new("127.0.0.1", 6382)));
         assert!(!info.is_link_up && !info.is_loading && !info.is_cluster);
-        assert_eq!(info.link_down_s, Some(7));
+        assert_eq!((info.link_down_s, info.evicted_keys), (Some(7), Some(7)));
         assert_eq!(info.offset.map(Offset::get), Some(105));
         assert_eq!(info.replid2, None, "forty zeros name no history");
         assert_eq!(info.config_file, None);

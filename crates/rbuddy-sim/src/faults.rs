@@ -1,7 +1,8 @@
 //! What breaks, and what operators do at bad moments. Each fault is one throw of the dice; its end is another one, or the end of all faults.
 
+use crate::memory::Evicted;
 use crate::promise::Asked;
-use crate::server::{Link, Loading, Process, Saved, offset};
+use crate::server::{Link, Loading, Process, Saved, leaves, offset};
 use crate::truth::Point;
 use crate::world::{Fate, Happening, OTHER_PRIMARY, PRIMARY, Weather, World, address};
 use rbuddy_core::control::state::Role;
@@ -108,24 +109,27 @@ impl World {
         let loads = self.dice.millis(50, 2000);
         let foreign = if how == Comeback::Foreign { Some(self.truth.begin(5_000, true)) } else { None };
         let until = self.now.after(loads);
-        let Some(server) = self.servers.get_mut(at) else { return };
+        let Some(server) = self.servers.get(at) else { return };
         let at_death = server.process.as_ref().map(leaves).or(server.saved);
-        let nothing = Saved { data: None, position: Position::new(new_id, offset(0)) };
+        let nothing = Saved { data: None, evicted: Evicted::default(), position: Position::new(new_id, offset(0)) };
         let found = match how {
             Comeback::Whole => at_death.unwrap_or(nothing),
             Comeback::Saved => server.saved.unwrap_or(nothing),
             Comeback::Older => at_death.map_or(nothing, |saved| older(saved, lost)),
             Comeback::Empty => nothing,
             Comeback::Foreign => {
-                Saved { data: foreign.map(|line| Point { line, offset: 100 }), position: Position::new(new_id, offset(100)) }
+                Saved { data: foreign.map(|line| Point { line, offset: 100 }), position: Position::new(new_id, offset(100)), ..nothing }
             }
         };
+        let found = self.loadable(at, found).unwrap_or(nothing);
+        let Some(server) = self.servers.get_mut(at) else { return };
         let is_replica = server.file.0.is_some() && !(forgets || how == Comeback::Foreign);
         let mut process = Process::new(new_run, found.position, found.data);
+        process.evicted = found.evicted;
         if is_replica {
             (process.master, process.serves_stale) = server.file.clone();
             process.data = None;
-            process.loading = Some(Loading { until, data: found.data, position: found.position });
+            process.loading = Some(Loading { until, data: found.data, evicted: found.evicted, position: found.position });
         } else if found.data.is_some() {
             process.take_id(new_id);
         }
@@ -251,6 +255,7 @@ impl World {
     fn heal(&mut self) {
         self.tell("no more faults".to_owned());
         self.weather = Weather::default();
+        self.mend_memory();
         self.healed_at = Some(self.now);
         for at in self.servers.keys().cloned().collect::<Vec<_>>() {
             let is_replica = self.policy.replicas.contains(&at);
@@ -288,17 +293,10 @@ impl World {
     }
 }
 
-fn leaves(process: &Process) -> Saved {
-    match process.loading {
-        // What it loads is a file.
-        Some(Loading { data, position, .. }) => Saved { data, position },
-        None => Saved { data: process.data.map(|data| Point { offset: process.offset, ..data }), position: process.position() },
-    }
-}
-
 fn older(saved: Saved, lost: u64) -> Saved {
     let end = saved.position.offset.get().saturating_sub(lost);
-    Saved { data: saved.data.map(|data| Point { offset: end, ..data }), position: Position::new(saved.position.replid, offset(end)) }
+    let position = Position::new(saved.position.replid, offset(end));
+    Saved { data: saved.data.map(|data| Point { offset: end, ..data }), position, ..saved }
 }
 
 /// How often the operator looks when everything runs again.

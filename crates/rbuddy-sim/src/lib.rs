@@ -6,6 +6,7 @@
 //! | [`run`] | one run: the group, the order of things, rest in the end |
 //! | [`world`] | clock, queue, what there is |
 //! | [`faults`] | what breaks, what operators do |
+//! | [`memory`] | limits of servers' memory, and what becomes of datasets that need more |
 //! | [`promise`] | what must hold |
 //! | [`mutant`] | deliberate breaks, which the promises must catch |
 //! | [`rbuddy`] | the process around the controller: actions, state file, probes, commands |
@@ -20,6 +21,7 @@
 
 pub mod dice;
 pub mod faults;
+pub mod memory;
 pub mod mutant;
 pub mod promise;
 pub mod rbuddy;

@@ -19,6 +19,8 @@ pub enum Mutant {
     TakesForeignForItsOwn,
     /// Every dataset seems as large as the last one.
     BelievesAnyDataset,
+    /// No server's limit is seen, nor what it has evicted.
+    SeesNoLimits,
     /// A replica that could go on is given the snapshot.
     SeedsWhatCouldContinue,
     /// Each order asks for one more snapshot.
@@ -41,11 +43,12 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, with the promise that each breaks.
-    pub const ALL: [(Mutant, Promise); 13] = [
+    pub const ALL: [(Mutant, Promise); 14] = [
         (Mutant::ReadersTakeAnyProcess, Promise::P1),
         (Mutant::SeedsActives, Promise::P2),
         (Mutant::TakesForeignForItsOwn, Promise::P3),
         (Mutant::BelievesAnyDataset, Promise::P4),
+        (Mutant::SeesNoLimits, Promise::P4),
         (Mutant::SeedsWhatCouldContinue, Promise::P5),
         (Mutant::AsksForSnapshotsAgain, Promise::P6),
         (Mutant::ActsBeforeItIsWritten, Promise::P7),
@@ -70,6 +73,7 @@ impl Mutant {
             }
             Mutant::ReadersTakeAnyProcess
             | Mutant::BelievesAnyDataset
+            | Mutant::SeesNoLimits
             | Mutant::TakesForeignForItsOwn
             | Mutant::SeedsWhatCouldContinue
             | Mutant::LosesOutcomes
@@ -85,6 +89,9 @@ impl Mutant {
         let is_primary = matches!(node, Node::Primary(_));
         if self == Mutant::BelievesAnyDataset && (probe.info.keyspace.keys > 0 || is_primary) {
             probe.info.keyspace.keys = 100_000;
+        }
+        if self == Mutant::SeesNoLimits {
+            (probe.info.max_memory, probe.info.evicted_keys) = (None, None);
         }
         if self == Mutant::TakesForeignForItsOwn && !is_primary {
             probe.info.replid2 =

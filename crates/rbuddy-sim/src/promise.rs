@@ -7,9 +7,9 @@
 //! | P9 | after everything: what was emptied answers no reads |
 //! | P1 | wherever a stream goes on: the bytes behind are those of the same dataset |
 //! | P2 P3 | when a replica loses what it holds: [`World::check_loss`], [`World::check_emptying`] |
-//! | P4 | when a replica becomes one to be read |
+//! | P4 | when a replica becomes one to be read, and when a standby is promoted that lacks keys (`memory.rs`) |
 //! | P5 P7 | when the relay asks for a full resync, when a replica is seeded |
-//! | P6 | when the relay takes a snapshot over a second connection |
+//! | P6 | when the relay takes a snapshot over a second connection: none is there, and there is somebody to be filled who does not die of it |
 //! | P7 | before every action: what it follows from is on disk |
 //! | P8 | in the end (`run.rs`): without faults, everything comes to rest |
 
@@ -19,6 +19,7 @@ use crate::truth::{LineId, Point};
 use crate::world::World;
 use rbuddy_core::control::action::{Action, ActionId, ServerCommand};
 use rbuddy_core::control::assignment::Assignment;
+use rbuddy_core::control::event::{Node, ProbeResult};
 use rbuddy_core::control::state::{DurableState, Role};
 use rbuddy_core::control::status::{OperationResult, Phase};
 use rbuddy_core::replication::history::Standing;
@@ -99,6 +100,10 @@ pub struct Ledger {
     pub complete_at: BTreeMap<NodeAddress, Time>,
     /// Since when each process is well.
     pub well_since: BTreeMap<RunId, Time>,
+    /// Replicas that answered when they were looked at last.
+    pub answers: BTreeSet<NodeAddress>,
+    /// How often loading has killed each replica in this life of rbuddy, and when it last did; those that have loaded since do not count.
+    pub killed: BTreeMap<NodeAddress, (u32, Time)>,
     /// A former primary came back: which of two histories is the older one is anybody's word.
     pub has_flapped: bool,
 }
@@ -172,16 +177,13 @@ impl World {
                     self.broken(promise, format!("{replica} may be seeded, and on disk it is {role:?}"));
                 }
             }
-            Action::Persist(_)
-            | Action::Outbox(_)
-            | Action::Server { .. }
-            | Action::Look(_)
-            | Action::Reply { .. }
-            | Action::Story { .. } => {}
+            Action::Persist(state) => self.check_promotions(state),
+            Action::Outbox(_) | Action::Server { .. } | Action::Look(_) | Action::Reply { .. } | Action::Story { .. } => {}
         }
     }
 
-    fn role_on_disk(&self, replica: &NodeAddress) -> Role {
+    /// What the state file says of it.
+    pub fn role_on_disk(&self, replica: &NodeAddress) -> Role {
         self.disk.state.as_ref().map_or(Role::Unknown, |state| state.role(replica).clone())
     }
 
@@ -206,11 +208,13 @@ impl World {
             let process = self
                 .server_at(&active.address)
                 .filter(|process| process.run_id == active.run_id && process.master.as_ref() == Some(&self.policy.relay));
-            let Some((data, run_id)) = process.map(|process| (process.data, process.run_id)) else { continue };
+            let Some((data, run_id, keys)) = process.map(|process| (process.data, process.run_id, process.keys(&self.truth))) else {
+                continue;
+            };
             match data {
                 None => self.broken(Promise::P4, format!("{} is to be read and holds nothing", active.address)),
                 Some(data) => {
-                    newest.get_or_insert(self.truth.keys(data.line));
+                    newest.get_or_insert(keys);
                     if self.ledger.measured.insert((run_id, self.truth.root(data.line))) {
                         self.check_plausible(&active.address, data);
                     }
@@ -243,7 +247,9 @@ impl World {
     fn check_emptying_is_due(&mut self, at: &NodeAddress) {
         let is_complete = |other: &NodeAddress| self.ledger.complete_at.get(other).is_some_and(|seen| self.now.since(*seen) <= SIGHT);
         let others = self.policy.replicas.iter().filter(|other| *other != at && self.role(other) == Role::Active);
-        let holds_data = self.server_at(at).is_some_and(|process| process.data.is_some());
+        // What lacks keys is no complete copy, if one is at hand.
+        let is_spooled = self.rbuddy.as_ref().and_then(|rbuddy| rbuddy.relay.as_ref()).is_some_and(|relay| relay.spool.is_some());
+        let holds_data = self.server_at(at).is_some_and(|process| process.data.is_some() && !(process.evicted.keys > 0 && is_spooled));
         if holds_data && !self.ledger.adopted.contains(at) && !others.clone().any(is_complete) {
             self.broken(Promise::P2, format!("{at} is to be emptied, and nobody else who serves has a complete dataset"));
         }
@@ -305,9 +311,20 @@ impl World {
 
     /// The primary is about to fork for a snapshot over a second connection.
     pub fn check_snapshot(&mut self, relay: &Relay) {
+        self.check_fork_is_worth_it();
         let Some((live, spool)) = relay.live().zip(relay.spool) else { return };
         if spool.key == live.key && live.history.standing(spool.dataset.0) == Standing::Covered {
             self.broken(Promise::P6, format!("a snapshot is taken, and {} is there", spool.dataset));
+        }
+    }
+
+    /// A look at a server is back.
+    pub fn note_answer(&mut self, node: &Node, result: &ProbeResult) {
+        if let Node::Replica(at) = node {
+            match result {
+                ProbeResult::Answered(_) => self.ledger.answers.insert(at.clone()),
+                ProbeResult::Failed(_) => self.ledger.answers.remove(at),
+            };
         }
     }
 
@@ -354,4 +371,4 @@ impl fmt::Display for Broken {
 /// Requests with this number are words that count; see [`Asked`].
 pub const WORD: u64 = 2;
 /// How old the controller's sight of a server may be: `dead_after`, and a probe that waited for its deadline.
-const SIGHT: Duration = Duration::from_secs(4);
+pub const SIGHT: Duration = Duration::from_secs(4);

@@ -65,6 +65,7 @@ impl World {
             return;
         }
         self.lives += 1;
+        self.ledger.killed.clear();
         let life = self.lives;
         self.tell(format!("rbuddy starts, life {life}"));
         let forgets = |mutant| self.mutant == Some(mutant);
@@ -135,6 +136,7 @@ impl World {
             }
             Inside::ProbeMeets(node, asked_at) => self.meet_probe(life, node, asked_at),
             Inside::ProbeArrives(node, asked_at, result) => {
+                self.note_answer(&node, &result);
                 self.post_event(Event::Probe { node: node.clone(), asked_at, result });
                 self.probe_again(life, node, asked_at);
             }
@@ -192,6 +194,7 @@ impl World {
         let (result, back) = match self.server_at(at) {
             Some(process) if !process.hangs => {
                 let mut probe = process.probe(&self.truth);
+                self.servers.get(at).into_iter().for_each(|server| server.memory.show(&mut probe));
                 if let Some(mutant) = self.mutant {
                     mutant.distort_probe(&node, &mut probe, self.rbuddy.as_ref());
                 }

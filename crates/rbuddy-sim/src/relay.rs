@@ -3,6 +3,7 @@
 //!
 //! Not here: the way up (`upstream.rs`), replica sessions (`sessions.rs`), snapshots on demand (`snapshotter.rs`).
 
+use crate::memory::Evicted;
 use crate::server::offset;
 use crate::truth::{LineId, Point};
 use rbuddy_core::control::relay::{
@@ -78,6 +79,8 @@ pub struct Arrival {
     pub dataset: DatasetId,
     /// What it holds.
     pub data: Point,
+    /// What that lacks.
+    pub evicted: Evicted,
     /// All of it is there then.
     pub until: Time,
     /// It came to nothing.
@@ -95,6 +98,8 @@ pub struct Spool {
     pub dataset: DatasetId,
     /// What it holds.
     pub data: Point,
+    /// What that lacks.
+    pub evicted: Evicted,
 }
 
 /// A snapshot and the stream behind it, as a crash leaves them.

@@ -2,6 +2,7 @@
 
 use crate::dice::Dice;
 use crate::faults::{HELP_EVERY, follows};
+use crate::memory::Memory;
 use crate::mutant::Mutant;
 use crate::promise::{Broken, Promise};
 use crate::reader::Reader;
@@ -38,6 +39,9 @@ pub fn run(seed: u64, mutant: Option<Mutant>, with_trace: bool) -> Report {
         }
     }
     world.after(Duration::ZERO, Happening::Fault);
+    if world.memory_dice.is_some() {
+        world.after(Duration::from_millis(1), Happening::Memory);
+    }
     while world.verdict.is_none() && world.healed_at.is_none() && world.step() {}
     converge(&mut world);
     Report { broken: world.verdict, trace: world.trace.unwrap_or_default() }
@@ -101,10 +105,11 @@ fn begin(seed: u64, mutant: Option<Mutant>) -> World {
             (process.backlog_from, process.link, process.master) = (primary.offset, Link::Up, Some(address(PRIMARY)));
             file.0 = Some(address(PRIMARY));
         }
-        world.servers.insert(at.clone(), Server { process: Some(process), file, saved: None });
+        world.servers.insert(at.clone(), Server { process: Some(process), file, saved: None, memory: Memory::default() });
     }
-    world.servers.insert(address(PRIMARY), Server { process: Some(primary), file: (None, true), saved: None });
-    world.servers.insert(address(OTHER_PRIMARY), Server { process: None, file: (None, true), saved: None });
+    world.servers.insert(address(PRIMARY), Server { process: Some(primary), file: (None, true), saved: None, memory: Memory::default() });
+    world.servers.insert(address(OTHER_PRIMARY), Server { process: None, file: (None, true), saved: None, memory: Memory::default() });
+    world.begin_memory(seed);
     for at in world.servers.keys().cloned().collect::<Vec<NodeAddress>>() {
         world.after(Duration::from_millis(1), Happening::Server(at));
     }

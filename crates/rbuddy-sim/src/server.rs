@@ -1,5 +1,6 @@
 //! A model server: what Redis and Valkey do in the points that decisions rest on (replication ids, PSYNC, loading, restarts). Not here: who it talks to.
 
+use crate::memory::{Evicted, Memory};
 use crate::truth::{LineId, Point, Truth};
 use rbuddy_core::control::action::{Outcome, ServerCommand};
 use rbuddy_core::control::event::Probe;
@@ -15,6 +16,8 @@ pub struct Server {
     pub file: (Option<NodeAddress>, bool),
     /// What its last process left on disk.
     pub saved: Option<Saved>,
+    /// What a process there may take of memory.
+    pub memory: Memory,
 }
 
 /// A running server.
@@ -32,6 +35,10 @@ pub struct Process {
     pub offset: u64,
     /// What it holds. `None`: nothing.
     pub data: Option<Point>,
+    /// What that lacks.
+    pub evicted: Evicted,
+    /// Keys that this process has evicted, of whatever it held.
+    pub evictions: u64,
     /// Offset behind which its backlog begins.
     pub backlog_from: u64,
     /// `replica-serve-stale-data`.
@@ -70,6 +77,8 @@ pub struct Loading {
     pub until: Time,
     /// What it is.
     pub data: Option<Point>,
+    /// What that lacks.
+    pub evicted: Evicted,
     /// Where it is, as its history counts.
     pub position: Position,
 }
@@ -79,6 +88,8 @@ pub struct Loading {
 pub struct Saved {
     /// The dataset.
     pub data: Option<Point>,
+    /// What that lacks.
+    pub evicted: Evicted,
     /// Its position.
     pub position: Position,
 }
@@ -102,6 +113,8 @@ impl Process {
             replid2: None,
             offset: position.offset.get(),
             data,
+            evicted: Evicted::default(),
+            evictions: 0,
             backlog_from: position.offset.get(),
             serves_stale: true,
             link: Link::Down,
@@ -151,7 +164,7 @@ impl Process {
     /// What a look at it shows.
     pub fn probe(&self, truth: &Truth) -> Probe {
         let is_loading = self.loading.is_some();
-        let keys = self.data.filter(|_| !is_loading).map_or(0, |data| truth.keys(data.line));
+        let keys = if is_loading { 0 } else { self.keys(truth) };
         let info = ServerInfo {
             version: ServerVersion::parse(Flavour::Redis, "7.2.4").ok(),
             run_id: Some(self.run_id),
@@ -166,6 +179,7 @@ impl Process {
             offset: Some(offset(self.offset)),
             backlog_first_byte: Some(self.backlog_from + 1),
             backlog_histlen: Some(self.offset - self.backlog_from),
+            evicted_keys: Some(self.evictions),
             keyspace: Keyspace { keys, expires: 0, avg_ttl_ms: 0 },
             ..ServerInfo::default()
         };
@@ -200,7 +214,8 @@ impl Process {
             ServerCommand::Empty { detached, .. } if *detached != self.master.is_none() => return refused("its role has changed"),
             ServerCommand::Empty { .. } => {
                 self.leave_master(new_id);
-                (self.data, self.is_emptied, self.is_fenced, self.serves_stale) = (None, true, false, false);
+                (self.data, self.evicted) = (None, Evicted::default());
+                (self.is_emptied, self.is_fenced, self.serves_stale) = (true, false, false);
                 self.follow(relay);
                 *file = (Some(relay.clone()), false);
             }
@@ -224,10 +239,23 @@ impl Process {
 
     /// The dataset is in memory now.
     pub fn finish_loading(&mut self) {
-        if let Some(Loading { data, position, .. }) = self.loading.take() {
-            (self.data, self.replid, self.replid2) = (data, position.replid, None);
+        if let Some(Loading { data, evicted, position, .. }) = self.loading.take() {
+            (self.data, self.evicted) = (data, evicted);
+            (self.replid, self.replid2) = (position.replid, None);
             (self.offset, self.backlog_from) = (position.offset.get(), position.offset.get());
             self.is_emptied &= data.is_none();
+        }
+    }
+}
+
+/// What a process leaves on disk.
+pub fn leaves(process: &Process) -> Saved {
+    match process.loading {
+        // What it loads is a file.
+        Some(Loading { data, evicted, position, .. }) => Saved { data, evicted, position },
+        None => {
+            let data = process.data.map(|data| Point { offset: process.offset, ..data });
+            Saved { data, evicted: process.evicted, position: process.position() }
         }
     }
 }

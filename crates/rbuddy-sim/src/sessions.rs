@@ -1,6 +1,7 @@
 //! Replicas and the relay: connect, be held, be seeded, follow. Both ends of a connection act when the replica breathes; the relay decides by core's `decide`
 //! and by the orders as they are at that moment.
 
+use crate::memory::Evicted;
 use crate::mutant::Mutant;
 use crate::promise::Promise;
 use crate::relay::{Relay, Session, Spool, Stage};
@@ -26,9 +27,13 @@ impl World {
             return;
         }
         if process.loading.is_some_and(|loading| now >= loading.until) {
-            process.finish_loading();
+            if self.is_killed_by_loading(at) {
+                return self.breathe_server(at);
+            }
+            self.process_mut(at).into_iter().for_each(Process::finish_loading);
             self.tell(format!("{at}: loaded"));
         }
+        self.evict(at);
         match self.server_at(at).and_then(|process| process.master.clone()) {
             None => self.write(at),
             Some(master) if master == self.policy.relay => match self.take_relay() {
@@ -77,7 +82,7 @@ impl World {
                 (process.offset, process.data, process.link) = (master.offset, data, Link::Up);
             }
             Answer::Full(position) => {
-                process.loading = Some(Loading { until: now.after(takes), data, position });
+                process.loading = Some(Loading { until: now.after(takes), data, evicted: master.evicted, position });
                 process.link = Link::Down;
             }
         }
@@ -202,8 +207,8 @@ impl World {
         let until = self.now.after(self.dice.millis(100, 2500));
         let position = Position::new(announced, spool.dataset.0.offset);
         if let Some(process) = self.process_mut(at) {
-            (process.data, process.link) = (None, Link::Down);
-            process.loading = Some(Loading { until, data: Some(spool.data), position });
+            (process.data, process.evicted, process.link) = (None, Evicted::default(), Link::Down);
+            process.loading = Some(Loading { until, data: Some(spool.data), evicted: spool.evicted, position });
         }
         self.set_stage(relay, at, Stage::Loading { spool, announced });
         self.set_state(relay, at, SessionState::Loading { dataset: spool.dataset });
@@ -214,6 +219,7 @@ impl World {
             return self.end(relay, at, "the history that it follows was dropped");
         }
         if process.loading.is_none() {
+            self.ledger.killed.remove(at);
             self.process_mut(at).into_iter().for_each(|process| process.link = Link::Up);
             let (sent, seeded) = (spool.data, Some(spool.dataset));
             self.set_stage(relay, at, Stage::Streaming { key: spool.key, announced, sent, seeded });

@@ -72,16 +72,17 @@ impl World {
         if process.replid != replid {
             return Err("it belongs to another history".to_owned());
         }
-        let (data, run_id) = (process.data.map(|data| Point { offset: process.offset, ..data }).ok_or("it holds nothing")?, process.run_id);
+        let data = process.data.map(|data| Point { offset: process.offset, ..data }).ok_or("it holds nothing")?;
+        let (evicted, run_id) = (process.evicted, process.run_id);
         let dataset = DatasetId(process.position());
         let until = self.now.after(self.dice.millis(100, 2000));
         self.tell(format!("relay: takes snapshot {dataset} from {at}"));
-        relay.arrival = Some(Arrival { key, dataset, data, until, failed: None, on_demand: Some((run_id, request)) });
+        relay.arrival = Some(Arrival { key, dataset, data, evicted, until, failed: None, on_demand: Some((run_id, request)) });
         Ok(())
     }
 
     fn go_on(&mut self, relay: &mut Relay, arrival: Arrival) {
-        let Arrival { key, dataset, data, until, on_demand, .. } = arrival;
+        let Arrival { key, dataset, data, evicted, until, on_demand, .. } = arrival;
         let Some((run_id, request)) = on_demand else { return };
         let is_live = relay.live().is_some_and(|live| live.key == key);
         let is_there =
@@ -93,7 +94,7 @@ impl World {
             (true, false) => Err("the connection broke".to_owned()),
             (true, true) if self.weather.disk_full && self.now >= until => Err("no space left on device".to_owned()),
             (true, true) if self.now < until || (!has_reached && !is_late) => return,
-            (true, true) => relay.install(Spool { key, dataset, data }),
+            (true, true) => relay.install(Spool { key, dataset, data, evicted }),
         };
         match result {
             Ok(()) => {

@@ -1,5 +1,6 @@
 //! The relay's way up: dial, look at what the primary says of itself, ask only then, follow; and begin again when it ends. It acts each time it breathes.
 
+use crate::memory::Evicted;
 use crate::promise::Promise;
 use crate::relay::{Arrival, Relay, SavedSpool, Spool};
 use crate::server::{Answer, Process};
@@ -168,7 +169,7 @@ impl World {
                 let key = relay.begin_history(History::starting_at(position, Some(dataset)), line);
                 let until = self.now.after(self.dice.millis(100, 3000));
                 let data = Point { line, offset: position.offset.get() };
-                relay.arrival = Some(Arrival { key, dataset, data, until, failed: None, on_demand: None });
+                relay.arrival = Some(Arrival { key, dataset, data, evicted: Evicted::default(), until, failed: None, on_demand: None });
                 relay.upstream.full_resyncs += 1;
                 relay.upstream.last_full_resync = Some(FullResync { asked: asked.map(|(_, at)| at), given: dataset, gap });
                 relay.turn(self.now, UpstreamState::ReceivingSnapshot, None);
@@ -180,12 +181,15 @@ impl World {
         if self.linked(relay).is_none() {
             return;
         }
-        let Some(Arrival { key, dataset, data, until, .. }) = relay.arrival.clone() else { return };
+        let Some(Arrival { key, dataset, data, evicted, until, .. }) = relay.arrival.clone() else { return };
         if self.now < until {
             return;
         }
-        let stored =
-            if self.weather.disk_full { Err("no space left on device".to_owned()) } else { relay.install(Spool { key, dataset, data }) };
+        let stored = if self.weather.disk_full {
+            Err("no space left on device".to_owned())
+        } else {
+            relay.install(Spool { key, dataset, data, evicted })
+        };
         if let Err(error) = stored {
             self.tell(format!("relay: snapshot {dataset} not stored: {error}"));
             relay.candidate = Some(key);

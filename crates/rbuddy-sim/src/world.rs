@@ -27,6 +27,8 @@ pub struct World {
     queued: u64,
     /// Chance.
     pub dice: Dice,
+    /// Chance in matters of memory; none in runs where everybody has enough.
+    pub memory_dice: Option<Dice>,
     /// A deliberate break of rbuddy.
     pub mutant: Option<Mutant>,
     /// What datasets really hold.
@@ -110,6 +112,10 @@ pub enum Happening {
     Read(usize),
     /// Something breaks, or an operator does something.
     Fault,
+    /// An operator changes what a server may take of memory.
+    Memory,
+    /// A process that was killed is started again.
+    Respawn(NodeAddress),
     /// rbuddy is started.
     Start,
     /// Something within this life; when that is over it does not happen.
@@ -147,6 +153,7 @@ impl World {
             queue: BTreeMap::new(),
             queued: 0,
             dice,
+            memory_dice: None,
             mutant,
             truth: Truth::default(),
             policy,
@@ -198,6 +205,8 @@ impl World {
                 self.after(wait, Happening::Read(reader));
             }
             Happening::Fault => self.break_something(),
+            Happening::Memory => self.change_memory(),
+            Happening::Respawn(at) => self.respawn(&at),
             Happening::Start => self.start_rbuddy(),
             Happening::Delivered(life, id) => self.delivered(life, id),
             Happening::Inside(life, what) if self.rbuddy.is_some() && self.lives == life => self.live(life, what),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test")]
 
+use rbuddy_sim::memory::LIMITED_FROM;
 use rbuddy_sim::run::{MAINTAINED_FROM, run};
 
 const SEEDS: u64 = 2000;
@@ -19,6 +20,12 @@ fn no_promise_is_broken_and_everything_comes_to_rest() {
 #[test]
 fn operators_who_take_servers_out_break_no_promise_either() {
     let failed = failures(MAINTAINED_FROM..MAINTAINED_FROM + SEEDS / 2);
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn standbys_with_too_little_memory_break_no_promise_either() {
+    let failed = failures(LIMITED_FROM..LIMITED_FROM + SEEDS / 2);
     assert!(failed.is_empty(), "{failed:#?}");
 }
 

@@ -277,6 +277,7 @@ impl Controller {
             self.go_on_taking_out(now);
             self.start(now);
             self.watch_planned(now);
+            self.observe_lacking(now);
             self.observe_shortage(now);
             self.record_ids(now);
             self.take_back(now);

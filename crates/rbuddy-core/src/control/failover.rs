@@ -30,6 +30,8 @@ impl Controller {
         for candidate in candidates {
             if !self.world.is_streaming_live(&candidate) {
                 self.seed_candidate(now, candidate);
+            } else if self.fill_anew(now, &candidate) {
+                continue;
             } else if self.is_ready(now, &candidate) {
                 ready.push(candidate);
             }
@@ -68,10 +70,15 @@ impl Controller {
             return false;
         }
         let approved = dataset.is_some_and(|dataset| self.is_approved(dataset));
+        if self.lacks_too_much(now, standby) {
+            return false;
+        }
         if !approved && let Err(reason) = self.judge(now, info.keyspace) {
             let name = dataset.unwrap_or(DatasetId(Position::new(replid, info.offset.unwrap_or_default())));
-            self.reject(now, name, &reason);
-            self.seeds.clear();
+            if !self.is_to_blame(now, standby, name) {
+                self.reject(now, name, &reason);
+                self.seeds.clear();
+            }
             return false;
         }
         self.refusal = None;

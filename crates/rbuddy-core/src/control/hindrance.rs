@@ -10,24 +10,33 @@ use super::event::Probe;
 use super::settings::{DriftGuard, FreezeMode};
 use super::state::Role;
 use super::status::{Difference, Drift, Setting};
+use super::world::Sight;
 use crate::types::{DatasetId, NodeAddress, Time};
 
 impl Controller {
     /// How it differs from the actives that serve, or else from those that were seen last.
     pub(super) fn drifts(&self, now: Time, replica: &NodeAddress) -> Vec<Drift> {
-        let Some(here) = self.world.sight(replica).and_then(|sight| sight.probe.as_ref()).map(seen) else { return Vec::new() };
+        let mut drifts = Vec::new();
+        for other in self.compared_with(now, replica) {
+            let differences = self.world.sight(&other).map(|there| self.differences(replica, there)).unwrap_or_default();
+            drifts.extend(differences.into_iter().map(|difference| Drift { from: other.clone(), difference }));
+        }
+        drifts
+    }
+
+    pub(super) fn compared_with(&self, now: Time, replica: &NodeAddress) -> Vec<NodeAddress> {
         let mut others = self.serving(now);
         if others.is_empty() {
             others = self.having(|role| matches!(role, Role::Active | Role::Draining));
         }
-        let keeps_limit = self.policy.freeze == FreezeMode::Detach;
-        let mut drifts = Vec::new();
-        for other in others.into_iter().filter(|other| other != replica) {
-            let there = self.world.sight(&other).and_then(|sight| sight.probe.as_ref()).map(seen);
-            let differences = there.map(|there| drift::compare(here, there, keeps_limit)).unwrap_or_default();
-            drifts.extend(differences.into_iter().map(|difference| Drift { from: other.clone(), difference }));
-        }
-        drifts
+        others.retain(|other| other != replica);
+        others
+    }
+
+    pub(super) fn differences(&self, replica: &NodeAddress, there: &Sight) -> Vec<Difference> {
+        let here = self.world.sight(replica).and_then(|sight| sight.probe.as_ref()).map(seen);
+        let Some((here, there)) = here.zip(there.probe.as_ref().map(seen)) else { return Vec::new() };
+        drift::compare(here, there, self.policy.freeze == FreezeMode::Detach)
     }
 
     /// Why this standby, which has all that it needs, is not promoted.
@@ -41,7 +50,7 @@ impl Controller {
     }
 
     pub(super) fn is_hindered(&self, now: Time, standby: &NodeAddress) -> bool {
-        !self.hindrances(now, standby).is_empty()
+        !self.hindrances(now, standby).is_empty() || self.is_held_back_for_keys(now, standby)
     }
 
     /// Why it could not load what the primary has.
@@ -59,7 +68,7 @@ impl Controller {
         Some(format!("{replica} could not load the primary's data: {}; {ways_out}", lacking.reason))
     }
 
-    fn is_drift_allowed(&self, standby: &NodeAddress) -> bool {
+    pub(super) fn is_drift_allowed(&self, standby: &NodeAddress) -> bool {
         self.policy.guard.drift == DriftGuard::Warn || self.dataset_for(standby).is_some_and(|dataset| self.is_approved(dataset))
     }
 
@@ -73,7 +82,10 @@ impl Controller {
     /// In words, with the ways out.
     pub(super) fn explain_hindrance(&self, now: Time, standby: &NodeAddress) -> Option<String> {
         let drifts = self.hindrances(now, standby);
-        let first = drifts.first()?;
+        let Some(first) = drifts.first() else {
+            let why = "it has evicted keys, and is filled anew once it has the memory and the snapshot is there";
+            return self.is_held_back_for_keys(now, standby).then(|| format!("{standby} is not promoted: {why}"));
+        };
         let reasons: Vec<String> = drifts.iter().map(|drift| format!("{} (against {})", drift.difference.reason, drift.from)).collect();
         Some(format!("{standby} is not promoted: {}; {}", reasons.join(", "), self.ways_out(&first.difference, standby)))
     }
@@ -89,7 +101,7 @@ impl Controller {
     }
 
     /// By the name under which it would be refused too.
-    fn dataset_for(&self, standby: &NodeAddress) -> Option<DatasetId> {
+    pub(super) fn dataset_for(&self, standby: &NodeAddress) -> Option<DatasetId> {
         let seed = self.seeds.get(standby).map(|seed| seed.dataset);
         let snapshot = || self.world.relay.ready_snapshot().map(|snapshot| snapshot.dataset);
         seed.or_else(snapshot).map(|dataset| self.stream_of(dataset)).or(self.world.relay.live()?.dataset)

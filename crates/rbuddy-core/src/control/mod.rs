@@ -10,7 +10,7 @@
 //! | `world`, `measure` | what is seen right now; how long the last snapshot took |
 //! | `classify`, `start`, `serving`, `flap`, `seeding`, `failover`, `planned`, `retire`, `reconcile`, `operate`, `maintenance` | the steps of a pass |
 //! | [`guard`] | plausible? ours? |
-//! | [`drift`], `hindrance` | set up like those whose readers it would take? |
+//! | [`drift`], `hindrance`, `lacking` | set up like those whose readers it would take? has it evicted keys because it is not? |
 //! | [`invariant`] | what must hold after every event |
 //! | [`primary`], `following` | where the primary is, and what is made of a word that it has moved |
 //! | `served` | what readers have seen, and must find at the next active |
@@ -35,6 +35,7 @@ pub mod guard;
 mod hindrance;
 pub mod invariant;
 pub mod journal;
+mod lacking;
 mod maintenance;
 mod measure;
 mod operate;

@@ -62,7 +62,7 @@ impl Controller {
         if self.policy.snapshot_from == SnapshotFrom::Primary {
             return None;
         }
-        self.fitting(now).into_iter().find(|replica| self.world.is_streaming_live(replica))
+        self.fitting(now).into_iter().find(|replica| self.world.is_streaming_live(replica) && !self.lacks_keys(replica))
     }
 
     /// Once enough replicas serve the live history and the old ones are left and emptied, nobody needs its snapshot; one that leads into an older history

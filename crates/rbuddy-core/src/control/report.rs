@@ -165,7 +165,10 @@ impl Controller {
             },
             (None, true) => match self.having(|role| matches!(role, Role::Standby)).iter().find(|r| self.world.is_streaming_live(r)) {
                 Some(standby) => (Phase::SyncingStandby, format!("{standby} catches up")),
-                None => (Phase::ReceivingSnapshot, self.explain_upstream()),
+                None => match self.choose_candidate(now).and_then(|next| self.explain_no_fork(&next)) {
+                    Some(why) => (Phase::NoStandby, why),
+                    None => (Phase::ReceivingSnapshot, self.explain_upstream()),
+                },
             },
         };
         let phase = match (serving.is_empty(), self.state.generation.0) {
@@ -193,6 +196,14 @@ impl Controller {
         format!(
             "; the switch is to be made at once by {missing}, and {there} standbys can be filled: add another, or choose consistency = \"rolling\""
         )
+    }
+
+    fn explain_no_fork(&self, next: &NodeAddress) -> Option<String> {
+        let flapping = self.flapping(next).filter(|_| self.is_worth_no_fork(next))?;
+        let (falls, proof) = (flapping.falls, flapping.steady_for_s);
+        Some(format!(
+            "{next} went out of service {falls} times within minutes, and a snapshot is asked for when it has been steady for {proof} s"
+        ))
     }
 
     fn explain_upstream(&self) -> String {

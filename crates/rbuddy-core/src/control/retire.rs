@@ -131,7 +131,9 @@ impl Controller {
         if let Err(reason) = owned {
             return self.set_role(replica, Role::Refused { reason }, "is not rbuddy's to empty");
         }
-        if self.somebody_else_serves(now, replica) || adopted {
+        // What lacks keys is no complete copy, and the snapshot is one.
+        let has_better = self.lacks_keys(replica) && self.world.relay.ready_snapshot().is_some();
+        if self.somebody_else_serves(now, replica) || adopted || has_better {
             self.command(now, replica, ServerCommand::Empty { run_id, detached: info.role == Some(ServerRole::Master) });
         } else if self.is_short(now) {
             // Who was to serve meanwhile is gone. Its data are no fallback any more, but it can be filled as well as any other.

@@ -94,7 +94,9 @@ impl Controller {
         // Filled and kept at hand all the same: what hinders it may be mended at any moment, or be of no account when nobody serves any more.
         // With nobody serving there is nothing to be choosy for.
         let is_served = !self.serving(now).is_empty();
-        let is_last = |replica: &NodeAddress| self.is_hindered(now, replica) || (is_served && self.is_out(replica));
+        let is_last = |replica: &NodeAddress| {
+            self.is_hindered(now, replica) || self.lacks_too_much(now, replica) || (is_served && self.is_out(replica))
+        };
         let rank = |replica: &NodeAddress| {
             let seed = self.seeds.get(replica);
             // One that was lost again and again makes room for the next, if there is one.
@@ -138,6 +140,9 @@ impl Controller {
     }
 
     pub(super) fn seed_candidate(&mut self, now: Time, candidate: NodeAddress) {
+        if self.is_worth_no_fork(&candidate) {
+            return;
+        }
         let Some(dataset) = self.usable_snapshot(now) else { return };
         let verdict = self.judge_primary(now, dataset);
         if let Some(Err(reason)) = &verdict {
@@ -161,6 +166,11 @@ impl Controller {
             return;
         }
         self.count_attempts(now, &candidate);
+    }
+
+    /// One that falls again and again, maybe of what it is given, gets what is there: the primary forks for it when it has been steady (P6).
+    pub(super) fn is_worth_no_fork(&self, candidate: &NodeAddress) -> bool {
+        self.is_out(candidate) && self.world.relay.ready_snapshot().is_none()
     }
 
     /// A seed whose transfer broke is tried again after a while, and after a longer while each time.

@@ -50,6 +50,9 @@ pub struct ReplicaRecord {
     /// An operator wants to stop it: once readers have left it, it comes to rest.
     #[serde(default)]
     pub is_to_rest: bool,
+    /// It has evicted keys of the dataset that it holds, which others have room for.
+    #[serde(default)]
+    pub lacks_keys: bool,
 }
 
 /// The role of a replica, as committed.
@@ -165,7 +168,7 @@ impl DurableState {
 
 impl Default for ReplicaRecord {
     fn default() -> ReplicaRecord {
-        ReplicaRecord { role: Role::Unknown, run_id: None, served: None, adopted: false, is_to_rest: false }
+        ReplicaRecord { role: Role::Unknown, run_id: None, served: None, adopted: false, is_to_rest: false, lacks_keys: false }
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Server {
     pub backlog_from: u64,
     pub keys: u64,
     pub expires: u64,
+    /// Keys that it has evicted of what it holds.
+    pub evicted: u64,
     pub avg_ttl_ms: u64,
     pub serve_stale: bool,
     pub link_up: bool,
@@ -124,6 +126,7 @@ impl Scene {
             backlog_size: Some(1 << 20),
             used_memory: Some(100 * server.keys),
             system_memory: Some(1 << 30),
+            evicted_keys: Some(server.evicted),
             ..said
         };
         ProbeResult::Answered(Box::new(Probe { info, serve_stale: server.master.as_ref().map(|_| server.serve_stale), settings }))
@@ -141,6 +144,7 @@ pub(super) fn server(id: u64, keys: u64) -> Server {
         backlog_from: 1,
         keys,
         expires: 0,
+        evicted: 0,
         avg_ttl_ms: 0,
         serve_stale: true,
         link_up: false,
