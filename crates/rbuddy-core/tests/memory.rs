@@ -26,7 +26,7 @@ fn evicts(scene: &mut Scene, keys: u64) {
     server.says = Some(Box::new(Probe { info, settings, ..Probe::default() }));
 }
 
-/// Seeds 200512, 200641: it was promoted without these keys as soon as its limit was raised; or, with less than the guard allows, never any more.
+/// Seeds 201023, 200360: it was promoted without these keys as soon as its limit was raised; or, with less than the guard allows, never any more.
 #[test]
 fn a_standby_that_has_evicted_keys_is_filled_anew_before_it_is_promoted() {
     for keys in [95_000, 20_000] {
@@ -48,7 +48,7 @@ fn a_standby_that_has_evicted_keys_is_filled_anew_before_it_is_promoted() {
     }
 }
 
-/// Seeds 201491, 202727: the dataset seemed refused, and the standby that had evicted most of it was looked at for ever.
+/// Seeds 200859, 201661: the dataset seemed refused, and the standby that had evicted most of it was looked at for ever.
 #[test]
 fn a_standby_that_has_evicted_most_keys_does_not_keep_another_from_being_filled() {
     let mut scene = Scene::with(&[A, B, C], |scene| scene.follow_primary(A));
