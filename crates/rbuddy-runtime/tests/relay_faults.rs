@@ -5,12 +5,11 @@ mod support;
 use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, SnapshotState, Start, UpstreamState};
 use rbuddy_core::replication::history::Place;
 use rbuddy_core::replication::psync::Permit;
-use rbuddy_core::resp::request::{RequestLimits, parse};
 use rbuddy_core::types::{NodeAddress, Offset, Position};
 use rbuddy_runtime::app::run_relay_alone;
 use rbuddy_runtime::settings::{Credentials, PrimaryPlace};
 use std::time::Duration;
-use support::{PATIENCE, Relay, Server, config, eventually, password};
+use support::{PATIENCE, Relay, Server, config, eventually, password, scripted};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -152,38 +151,9 @@ async fn a_folder_that_cannot_be_written_is_told_and_tried_again() {
     relay.stop().await;
 }
 
-/// What a scripted primary, which does not let the relay look, is asked with the next PSYNC. Where that may be one full resync too early the relay ends the
-/// connection and comes again.
+/// What a scripted primary, which does not let the relay look, is asked with the next PSYNC.
 async fn next_psync(listener: &TcpListener) -> (TcpStream, String) {
-    loop {
-        let accepting = tokio::time::timeout(PATIENCE, listener.accept()).await;
-        let (stream, _) = accepting.expect("the relay dials").expect("accepted");
-        if let Some(asked) = psync_on(stream).await {
-            return asked;
-        }
-    }
-}
-
-/// `None`: the relay ended it before.
-async fn psync_on(mut stream: TcpStream) -> Option<(TcpStream, String)> {
-    let mut input = Vec::new();
-    loop {
-        if let Some((arguments, used)) = parse(&input, RequestLimits::SMALL).expect("RESP") {
-            input.drain(..used);
-            let words: Vec<String> = arguments.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-            match words[0].as_str() {
-                "PING" => stream.write_all(b"+PONG\r\n").await.expect("sent"),
-                "INFO" => stream.write_all(b"-NOPERM no\r\n").await.expect("sent"),
-                "PSYNC" => return Some((stream, words[1..].join(" "))),
-                _ => stream.write_all(b"+OK\r\n").await.expect("sent"),
-            }
-            continue;
-        }
-        let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut input)).await.expect("in time").expect("read");
-        if read == 0 {
-            return None;
-        }
-    }
+    scripted::next_psync(listener, || None).await
 }
 
 #[tokio::test]

@@ -7,7 +7,6 @@ use super::settings::SnapshotFrom;
 use super::state::{Reference, Role};
 use crate::info::{Keyspace, ServerInfo};
 use crate::replication::history::{History, Standing};
-use crate::replication::prospect::Gap;
 use crate::replication::psync::Permit;
 use crate::types::{DatasetId, NodeAddress, ReplId, Time};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,9 +51,7 @@ impl Controller {
     /// A pause begins nothing. Otherwise what leads to the primary's data is wanted: what comes of it is judged before a replica gets it.
     fn permitted_full_resync(&self, now: Time) -> Option<ReplId> {
         let need = self.world.relay.upstream.full_resync_needed?;
-        // A primary that has lost something would go on with other bytes as soon as it has as many again: it is not waited with.
-        let has_lost = matches!(need.gap, Gap::AheadOfPrimary { .. });
-        (!self.state.paused && (has_lost || !self.may_know_another_place(now))).then_some(need.replid)
+        (!self.state.paused && !self.may_know_another_place(now)).then_some(need.replid)
     }
 
     /// `snapshot_from = "replica"`: the primary forks only where no replica can in its place.

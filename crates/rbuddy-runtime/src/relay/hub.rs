@@ -15,6 +15,7 @@ use rbuddy_core::control::relay::{
     AckPolicy, Previous, RelayView, SessionEnd, SessionState, SessionView, ToldToFollow, UpstreamState, UpstreamView,
 };
 use rbuddy_core::replication::history::History;
+use rbuddy_core::replication::prospect::Gap;
 use rbuddy_core::types::{DatasetId, Flavour, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, ServerVersion, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -60,6 +61,8 @@ pub(super) struct Inner {
     pub(super) stretches: Vec<Stretch>,
     /// Whose end the next PSYNC to the primary names.
     pub(super) candidate: Option<StretchKey>,
+    /// The primary's process that was seen with less of this history than is kept, and how much less.
+    pub(super) lost: Option<(StretchKey, RunId, Gap)>,
     keys_given: u64,
     /// Last positions of ended histories that the controller has no use for.
     pub(super) discard_ended: BTreeSet<Position>,
@@ -339,6 +342,7 @@ impl Inner {
         Inner {
             stretches: Vec::new(),
             candidate: None,
+            lost: None,
             keys_given: 0,
             discard_ended: BTreeSet::new(),
             acked: None,

@@ -8,6 +8,7 @@ use super::circle::Circle;
 use super::hub::{Hub, Inner};
 use super::link::{Link, LinkError, Purpose};
 use super::resync_loop::ResyncLoop;
+use super::spool;
 use super::stretch::StretchKey;
 use rbuddy_core::control::relay::{FullResyncNeed, RelayOrders, UpstreamState};
 use rbuddy_core::info::ServerInfo;
@@ -70,6 +71,11 @@ pub(super) async fn inquire(hub: &Hub, orders: &watch::Receiver<RelayOrders>, re
         let place = history.end_position();
         info!(group = %hub.config.group, %place, "going on where a replica is, as only there the primary can");
         asked = Some((hub.update(|inner| inner.begin_anew(history, hub.config.settings.backlog_bytes)), place));
+        // What lies between its stream and here is missing, and the next one wants its room.
+        let useless = hub.lock().spool.as_ref().map(|(_, spool)| spool.dataset);
+        if let Some(dataset) = useless {
+            spool::remove(hub, dataset).await;
+        }
     }
     Ok(Inquiry { link, answer, asked, gap, common })
 }
@@ -129,6 +135,11 @@ fn question(hub: &Hub, info: Option<ServerInfo>, places: &[Place]) -> Result<Que
     let known = inner.candidate.and_then(|key| inner.stretch(key)).map(|stretch| (stretch.key, stretch.history.clone()));
     let ours = known.as_ref().map(|(_, history)| history);
     let found = prospect(ours, &info);
+    if let (Some((key, _)), Some(replid)) = (&known, info.replid)
+        && let Some(gap) = inner.loss(*key, &info, found)
+    {
+        return Ok(Question::Everything(None, FullResyncNeed { replid, gap }));
+    }
     // Where the replicas are spread out, it goes on where the primary still can, without those that are further back.
     if let Prospect::FullResync(_) = found
         && let Some(begun) = beginning(ours, places, &info)
@@ -146,6 +157,21 @@ fn question(hub: &Hub, info: Option<ServerInfo>, places: &[Place]) -> Result<Que
             None => Ok(Question::Blind(end)),
         },
         (Prospect::Continue(_), None) | (Prospect::Unknown, _) => Ok(Question::Blind(inner.last_whole_command())),
+    }
+}
+
+impl Inner {
+    /// A primary that has less of our history than we have was brought back from an older image. What that process has at our end as soon as it has as many
+    /// bytes again are others, so it is not even asked for them: it would go on there, and nobody would notice.
+    fn loss(&mut self, key: StretchKey, info: &ServerInfo, found: Prospect) -> Option<Gap> {
+        let process = info.run_id?;
+        match found {
+            // One that is itself a replica may only be behind.
+            Prospect::FullResync(gap @ Gap::AheadOfPrimary { .. }) if info.master.is_none() => self.lost = Some((key, process, gap)),
+            Prospect::FullResync(_) | Prospect::Continue(_) => {}
+            Prospect::NotNow(_) | Prospect::Unknown => return None,
+        }
+        self.lost.filter(|(of, by, _)| (*of, *by) == (key, process)).map(|(.., gap)| gap)
     }
 }
 

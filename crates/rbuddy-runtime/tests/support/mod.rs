@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod scripted;
+
 use rbuddy_core::control::relay::{RelayOrders, RelayView};
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::types::NodeAddress;

@@ -1,0 +1,85 @@
+//! What a primary is asked for, by what it says of itself. The primary is scripted: what is tried here, real ones do in moments that no test can hit.
+
+#![allow(missing_docs, reason = "a test")]
+
+mod support;
+
+use rbuddy_core::control::relay::{RelayOrders, Start};
+use rbuddy_core::replication::history::Place;
+use rbuddy_core::replication::prospect::Gap;
+use rbuddy_core::types::{NodeAddress, Offset, Position};
+use rbuddy_runtime::settings::PrimaryPlace;
+use std::sync::Mutex;
+use support::{Relay, Server, config, scripted};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+fn offset(bytes: u64) -> Offset {
+    Offset::new(bytes).expect("in range")
+}
+
+fn place(bytes: u64) -> Place {
+    Place::new(Position::new("a".repeat(40).parse().expect("an id"), offset(bytes)))
+}
+
+/// A primary of history `a` that has so many bytes, the first of them in its backlog that one.
+fn info(run: char, end: u64, oldest: u64) -> String {
+    let (run_id, replid, length) = (run.to_string().repeat(40), "a".repeat(40), end + 1 - oldest);
+    format!(
+        "run_id:{run_id}\r\nloading:0\r\nrole:master\r\nmaster_replid:{replid}\r\nmaster_replid2:{}\r\nmaster_repl_offset:{end}\r\nsecond_repl_offset:-1\r\n\
+         repl_backlog_active:1\r\nrepl_backlog_first_byte_offset:{oldest}\r\nrepl_backlog_histlen:{length}\r\n",
+        "0".repeat(40)
+    )
+}
+
+/// A relay that begins at byte 1000 with a scripted primary.
+async fn begun(places: Vec<Place>) -> (TcpListener, Server, Relay, tempfile::TempDir) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let dir = tempfile::tempdir().expect("a folder");
+    let replica = Server::start(&[]).await;
+    let mut settings = config(&replica, &[&replica], dir.path());
+    settings.primary.place = PrimaryPlace::Fixed(NodeAddress::new("127.0.0.1", port));
+    let orders = RelayOrders { start: Some(Start::At(place(1000))), places, ..RelayOrders::default() };
+    let relay = Relay::start_strict(settings, orders).await;
+    (listener, replica, relay, dir)
+}
+
+/// It was brought back from an older image, under the same id, and is written to.
+#[tokio::test]
+async fn a_primary_that_had_less_is_not_gone_on_with_when_it_has_as_much_again() {
+    let (listener, _replica, mut relay, _dir) = begun(vec![place(1050)]).await;
+    let says = Mutex::new(info('1', 900, 1));
+    let lost = Gap::AheadOfPrimary { ours: offset(1000), theirs: offset(900) };
+    let orders = relay.orders.clone();
+    let asked = scripted::next_psync(&listener, || Some(says.lock().expect("unpoisoned").clone()));
+    let story = async {
+        let needs = |gap| move |view: &rbuddy_core::control::relay::RelayView| view.upstream.full_resync_needed.map(|need| need.gap) == gap;
+        let view = relay.until("a full resync is needed", needs(Some(lost))).await;
+        *says.lock().expect("unpoisoned") = info('1', 1100, 1);
+        // A pause keeps the word back for longer than the relay waits on one connection.
+        relay.until("it has come again", |later| later.upstream.since > view.upstream.since).await;
+        relay.until("it is needed all the same", needs(Some(lost))).await;
+        orders.send_modify(|orders| orders.full_resync = "a".repeat(40).parse().ok());
+    };
+    let ((_stream, asked), ()) = tokio::join!(asked, story);
+    assert_eq!(asked, "? -1", "asked for byte 1001 it would go on there, with other bytes");
+    relay.stop().await;
+}
+
+/// Another process never had less.
+#[tokio::test]
+async fn where_a_replica_is_further_the_old_end_is_given_up_only_when_the_primary_goes_on_there() {
+    let (listener, _replica, mut relay, _dir) = begun(vec![place(1050)]).await;
+    let (stream, asked) = scripted::next_psync(&listener, || Some(info('1', 1100, 1020))).await;
+    assert_eq!(asked, format!("{} 1051", "a".repeat(40)));
+    drop(stream);
+    let (mut stream, asked) = scripted::next_psync(&listener, || Some(info('2', 1100, 1))).await;
+    assert_eq!(asked, format!("{} 1001", "a".repeat(40)), "the one before had not answered");
+    drop(stream);
+    (stream, _) = scripted::next_psync(&listener, || Some(info('3', 1100, 1020))).await;
+    stream.write_all(b"+CONTINUE\r\n").await.expect("sent");
+    let view = relay.until("it goes on", |view| view.upstream.partial_resyncs == 1).await;
+    assert_eq!(view.histories.iter().map(|history| (history.oldest.get(), history.end.get())).collect::<Vec<_>>(), [(1051, 1050)]);
+    relay.stop().await;
+}
