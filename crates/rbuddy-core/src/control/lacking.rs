@@ -23,10 +23,11 @@ impl Controller {
             let session = self.world.session(&replica).map(|session| &session.state);
             let is_filled = matches!(session, Some(SessionState::Seeding { .. } | SessionState::Loading { .. }));
             let has_evicted = info.keyspace.keys > 0 && info.evicted_keys.is_some_and(|keys| keys > 0);
-            if is_filled || info.is_empty() {
+            let is_known = self.lacks_keys(&replica);
+            if is_known && (is_filled || info.is_empty()) {
                 self.record(&replica).lacks_keys = false;
             } else if has_evicted
-                && !self.lacks_keys(&replica)
+                && !(is_known || is_filled)
                 && *self.state.role(&replica) == Role::Standby
                 && self.has_too_little_memory(now, &replica)
             {
