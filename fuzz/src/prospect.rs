@@ -18,7 +18,10 @@ pub fn check(input: &[u8]) {
             let mut history = History::starting_at(Position::new(replid, oldest), None);
             history.end = end;
             judge(&history, &info);
-            begin(&History::starting_at(Position::new(replid, oldest), None), Position::new(replid, end), &info);
+            let begun = History::starting_at(Position::new(replid, oldest), None);
+            for place in [info.replid, info.replid2].into_iter().flatten() {
+                begin(&begun, Position::new(place, end), &info);
+            }
         }
     }
 }
@@ -38,10 +41,10 @@ fn judge(history: &History, info: &ServerInfo) {
     }
 }
 
-/// A history may go on where the primary still can.
+/// One may go on where the primary still can, behind the end or on another history.
 fn begin(history: &History, place: Position, info: &ServerInfo) {
     let Some(begun) = beginning(Some(history), &[Place::new(place)], info) else { return };
-    assert!(begun.end_position() == place && place.offset > history.end);
+    assert!(begun.end_position() == place && (place.offset > history.end || place.replid != history.replid()));
     assert_eq!(prospect(Some(&begun), info), Prospect::Continue(place));
 }
 

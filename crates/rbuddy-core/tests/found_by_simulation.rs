@@ -261,6 +261,20 @@ fn a_replica_that_comes_back_before_the_primary_is_a_place_to_begin_at() {
     assert_eq!(places(&scene), [found]);
 }
 
+/// Found by review: each look at an active came a moment before the relay's next view, and named a place.
+#[test]
+fn while_the_stream_flows_there_are_no_places() {
+    let mut scene = normal();
+    scene.at(A).offset += 50;
+    look(&mut scene, A);
+    assert_eq!(places(&scene), []);
+    scene.link_cut = true;
+    scene.until(SOON, "the link is down", |scene| scene.view.upstream.state == UpstreamState::Connecting);
+    scene.at(A).offset = scene.view.live().unwrap().end.get() + 50;
+    look(&mut scene, A);
+    assert_eq!(places(&scene).len(), 1);
+}
+
 /// Seed 99523: the relay began on the old history, where the one active was that answered, and the other was on the primary's.
 #[test]
 fn an_active_on_another_history_is_a_place_to_go_on_at() {
@@ -284,10 +298,10 @@ fn an_active_on_another_history_is_a_place_to_go_on_at() {
 /// Seeds 53959, 1008780: the primary kept nothing from before where A was remembered to be, and a full resync was permitted before A had answered.
 #[test]
 fn a_full_resync_waits_for_an_active_that_may_be_where_none_is_needed() {
-    let begun = |answers: bool| {
+    let begun = |answers: bool, loads_for: u32| {
         let mut scene = normal();
         scene.run(SOON);
-        scene.at(A).hangs = true;
+        (scene.at(A).hangs, scene.at(A).loading_steps) = (true, loads_for);
         scene.at(A).offset += 50;
         scene.primary.offset += 200;
         scene.primary.backlog_from = scene.at(A).offset;
@@ -298,10 +312,14 @@ fn a_full_resync_waits_for_an_active_that_may_be_where_none_is_needed() {
         scene.until(Duration::from_secs(12), "it is permitted", |scene| scene.orders.full_resync.is_some());
         scene
     };
-    let mut scene = begun(true);
+    let mut scene = begun(true, 0);
     let place = scene.at(A).offset;
     assert_eq!(places(&scene), [place], "where the relay looks first");
-    assert_eq!(places(&begun(false)), []);
+    assert_eq!(places(&begun(false, 0)), []);
+    // It answers at once, that it loads what it saved.
+    let mut scene = begun(true, 30);
+    let place = scene.at(A).offset;
+    assert_eq!(places(&scene), [place]);
 }
 
 /// Seed 56369: while A was away the history's id changed, and readers of the others saw more under the new one. Then A was back, and alone.

@@ -239,16 +239,16 @@ async fn what_was_started_at_a_replicas_address_is_not_filled_before_it_was_judg
     let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(Start::Fresh, &[(&replica, Permit::Hold)])).await;
     let dataset = snapshot(&mut relay).await;
     let address = replica.address();
-    relay.order(|orders| {
-        orders.permits.insert(address.clone(), Permit::Seed(dataset));
-        orders.judged.insert(address.clone(), judged);
-    });
-
+    let held = |view: &RelayView| state(view, &address) == Some(&SessionState::Held(HoldReason::AnotherProcess));
+    relay.order(|orders| orders.permits.extend([(address.clone(), Permit::Seed(dataset))]));
+    replica.follow(relay.port).await;
+    relay.until("it is held, as nobody was judged", held).await;
     replica.kill();
+    relay.until("it is gone", |view| view.sessions.is_empty()).await;
+    relay.order(|orders| orders.judged.extend([(address.clone(), judged)]));
     replica.restart().await;
     replica.command(&["SET", "of somebody", "else"]).await;
     replica.follow(relay.port).await;
-    let held = |view: &RelayView| state(view, &address) == Some(&SessionState::Held(HoldReason::AnotherProcess));
     relay.until("it is held", held).await;
     assert_eq!(replica.text(&["GET", "of somebody"]).await, "else");
 

@@ -4,7 +4,7 @@ use rbuddy_core::control::status::{GroupStatus, RoleName};
 use rbuddy_lab::resp::Value;
 use rbuddy_lab::{Jump, Server, WallClock, wait_until};
 use rbuddy_testkit::{AllReaders, SOON, World, WorldOptions};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -87,7 +87,9 @@ async fn of_rbuddy_between_its_lives() {
         world.rbuddy.clock().expect("its own").set(jump).expect("set");
         world.rbuddy.launch().await;
         let serves = |status: &GroupStatus| status.active.len() == 1 && status.replicas.iter().all(|replica| replica.reachable);
-        world.rbuddy.wait_for("an active", SOON, serves).await;
+        let status = world.rbuddy.wait_for("an active", SOON, serves).await;
+        let (told, now) = (status.time.unix_ms() / 1000, SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs());
+        assert!(told.abs_diff(now).abs_diff(24 * HOUR.as_secs()) < 60, "it does not live by its clock: {told} at {now}");
         writes_arrive(&world, &format!("{jump:?}")).await;
         assert_eq!(world.status().await.replicas[0].role, RoleName::Active);
     }

@@ -98,6 +98,10 @@ mod tests {
         now += LASTING;
         loops.ended(now);
         assert!(loops.check(Some(id('a')), now).is_ok(), "one that lasted is none of a loop");
+        loops.resynced(id('a'), now);
+        loops.ended(now);
+        loops.primary_moved();
+        assert!(loops.check(None, now).is_ok(), "another primary is asked at once");
     }
 
     #[test]
