@@ -15,6 +15,7 @@ mod relay_world;
 pub mod scenario;
 pub mod seeds;
 mod skip;
+mod small_disk;
 mod world;
 
 pub use config::GroupConfig;
@@ -23,6 +24,7 @@ pub use readers::{AllReaders, ReaderKind};
 pub use relay::{Relay, RelayOptions};
 pub use relay_world::{Follower, RelayWorld};
 pub use skip::{report, skip};
+pub use small_disk::{Full, SmallDisk};
 pub use world::{Others, World, WorldOptions};
 
 use std::time::Duration;

@@ -3,7 +3,7 @@
 
 use crate::folder::Folder;
 use crate::process::expect;
-use crate::{FAILOVER_WITHIN, GroupConfig, Rbuddy, SOON};
+use crate::{FAILOVER_WITHIN, GroupConfig, Rbuddy, SOON, SmallDisk};
 use rbuddy_core::control::status::{GroupStatus, Phase, RoleName};
 use rbuddy_core::types::NodeAddress;
 use rbuddy_lab::{
@@ -33,8 +33,10 @@ pub struct WorldOptions {
     pub drain: &'static str,
     /// When a silent primary counts as gone.
     pub upstream_timeout: &'static str,
-    /// Where state and snapshots go; `None`: the world's folder.
-    pub state_dir: Option<PathBuf>,
+    /// State and snapshots go to a disk of so many megabytes.
+    pub state_disk: Option<u32>,
+    /// Each replica's files do.
+    pub replica_disks: Option<u32>,
     /// Further lines of the group's configuration.
     pub extra: Vec<String>,
 }
@@ -71,7 +73,11 @@ pub struct World {
     pub rbuddy: Rbuddy,
     /// `host:port` of its reader endpoint.
     pub reader: String,
-    // Last, so that the servers are gone when it is removed. The relay's, reader's and API's ports stay reserved with it.
+    /// rbuddy's own disk, where it was asked for.
+    pub state_disk: Option<SmallDisk>,
+    /// The replicas' own disks, where they were asked for.
+    pub replica_disks: Vec<SmallDisk>,
+    // Last, so that servers and disks are gone when it is removed. The relay's, reader's and API's ports stay reserved with it.
     folder: Folder,
     _ports: Vec<Port>,
 }
@@ -89,7 +95,8 @@ impl WorldOptions {
             own_clocks: false,
             drain: "1s",
             upstream_timeout: "30s",
-            state_dir: None,
+            state_disk: None,
+            replica_disks: None,
             extra: Vec::new(),
         }
     }
@@ -139,10 +146,11 @@ impl World {
             follow(&server, primary.port()).await;
             heir = Some(server);
         }
-        let mut replicas = Vec::new();
+        let (mut replicas, mut replica_disks) = (Vec::new(), Vec::new());
         for (number, (binary, server)) in options.replicas.iter().enumerate() {
             let others = if number == 0 { Others::TheDataset } else { options.others };
             let place = folder.path().join(format!("replica-{}", number + 1));
+            replica_disks.extend(options.replica_disks.map(|megabytes| SmallDisk::mount(place.clone(), megabytes)));
             replicas.push(
                 start_replica(binary.as_ref().unwrap_or(&default), place, ServerOptions { own_clock, ..server.clone() }, others, &link)
                     .await,
@@ -156,7 +164,8 @@ impl World {
         }
         let webhook = expect(WebhookReceiver::start());
         let ports: Vec<Port> = (0..3).map(|_| expect(Port::reserve())).collect();
-        let state_dir = options.state_dir.clone().unwrap_or_else(|| folder.path().join("state"));
+        let state_dir = folder.path().join("state");
+        let state_disk = options.state_disk.map(|megabytes| SmallDisk::mount(state_dir.clone(), megabytes));
         let config = GroupConfig {
             state_dir: state_dir.display().to_string(),
             api: ports[0].address(),
@@ -176,7 +185,8 @@ impl World {
         let clock = own_clock.then(|| expect(WallClock::right(folder.path())));
         let rbuddy = Rbuddy::start(path, folder.path().join("rbuddy.log"), ports[0].address(), clock).await;
         let reader = ports[2].address();
-        World { data: options.data, primary, heir, sentinels, link, replicas, webhook, rbuddy, reader, folder, _ports: ports }
+        let data = options.data;
+        World { data, primary, heir, sentinels, link, replicas, webhook, rbuddy, reader, state_disk, replica_disks, folder, _ports: ports }
     }
 
     /// Where all logs and data are.

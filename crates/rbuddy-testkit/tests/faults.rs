@@ -5,9 +5,8 @@ use rbuddy_core::control::status::{GroupStatus, Phase, RoleName};
 use rbuddy_lab::webhook::Manners;
 use rbuddy_lab::{Data, Dataset, Link, wait_until};
 use rbuddy_testkit::scenario::rdb_of;
-use rbuddy_testkit::{AllReaders, FAILOVER_WITHIN, SOON, World, WorldOptions, skip};
-use std::path::Path;
-use std::process::Command;
+use rbuddy_testkit::{AllReaders, FAILOVER_WITHIN, SOON, SmallDisk, World, WorldOptions, skip};
+use serde_json::json;
 use std::time::Duration;
 
 const KEYS: u64 = 20_000;
@@ -97,38 +96,13 @@ async fn half_open_link_is_noticed_and_costs_no_full_resync() {
     assert_eq!(world.primary.full_resyncs().await.expect("info"), paid);
 }
 
-/// A small file system of its own; unmounted when dropped.
-struct Tmpfs(tempfile::TempDir);
-
-impl Tmpfs {
-    fn mount(megabytes: u32) -> Option<Tmpfs> {
-        let place = tempfile::tempdir().expect("a folder");
-        let options = format!("size={megabytes}m");
-        mount(&["-t", "tmpfs", "-o", &options, "rbuddy-test"], place.path()).then_some(Tmpfs(place))
-    }
-
-    fn grow(&self, megabytes: u32) {
-        assert!(mount(&["-o", &format!("remount,size={megabytes}m")], self.0.path()), "remount");
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        // Lazily: a process that the failed test left behind must not keep it.
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
-fn mount(arguments: &[&str], place: &Path) -> bool {
-    Command::new("mount").args(arguments).arg(place).output().is_ok_and(|output| output.status.success())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn full_disk_keeps_the_old_data_served_until_there_is_room() {
-    let Some(disk) = Tmpfs::mount(8) else { return skip("mounting a small tmpfs needs root") };
+    if !SmallDisk::can_be_mounted() {
+        return skip("mounting a small tmpfs needs root");
+    }
     let data = Dataset { value_bytes: 1000, ..Dataset::of(KEYS) };
-    let state_dir = Some(disk.0.path().to_owned());
-    let mut world = World::start(WorldOptions { data, state_dir, ..WorldOptions::of(KEYS) }).await;
+    let mut world = World::start(WorldOptions { data, state_disk: Some(8), ..WorldOptions::of(KEYS) }).await;
     let before = world.status().await;
     let rdb = rdb_of(&world, &world.data.newer()).await;
     let readers = AllReaders::start(&world).await;
@@ -145,11 +119,64 @@ async fn full_disk_keeps_the_old_data_served_until_there_is_room() {
     readers.go_on(4000, SOON).await;
     let tries = world.primary.full_resyncs().await.expect("info");
     assert!(tries <= 6, "{tries} snapshots were taken without room for them");
-    disk.grow(200);
+    world.state_disk.as_ref().expect("it was asked for").grow(200);
     readers.have_read(world.data.version + 1, Duration::from_secs(90)).await;
     world.at_rest_in(before.generation.0 + 1, FAILOVER_WITHIN).await;
     readers.noticed_nothing().await;
     world.actives_equal_the_primary().await;
-    // The world, and with it rbuddy, must be gone before the disk is.
-    drop(world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_could_not_be_written_down_is_done() {
+    if !SmallDisk::can_be_mounted() {
+        return skip("mounting a small tmpfs needs root");
+    }
+    let mut world = World::start(WorldOptions { state_disk: Some(64), ..WorldOptions::of(KEYS) }).await;
+    let before = world.status().await;
+    let rdb = rdb_of(&world, &world.data.newer()).await;
+    let readers = AllReaders::start(&world).await;
+    readers.go_on(300, SOON).await;
+    let full = world.state_disk.as_ref().expect("it was asked for").fill();
+    world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
+    let says_why = |status: &GroupStatus| status.explanation.contains("No space left on device");
+    let status = world.rbuddy.wait_for("the status to name the full disk", FAILOVER_WITHIN, says_why).await;
+    assert_eq!((status.generation, &status.active), (before.generation, &before.active));
+    assert!(status.replicas.iter().all(|replica| !replica.may_stop.allowed), "{:?}", status.replicas);
+    let (code, answer) = world.rbuddy.post("failover", json!({})).await;
+    assert!(code == 409 && answer.contains("No space left on device"), "{code} {answer}");
+    readers.go_on(1000, SOON).await;
+    drop(full);
+    readers.have_read(world.data.version + 1, FAILOVER_WITHIN).await;
+    world.at_rest_in(before.generation.0 + 1, FAILOVER_WITHIN).await;
+    readers.noticed_nothing().await;
+    world.actives_equal_the_primary().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rbuddy_ends_and_starts_on_a_full_disk() {
+    if !SmallDisk::can_be_mounted() {
+        return skip("mounting a small tmpfs needs root");
+    }
+    let mut world = World::start(WorldOptions { state_disk: Some(64), ..WorldOptions::of(KEYS) }).await;
+    let before = world.status().await;
+    let rdb = rdb_of(&world, &world.data.newer()).await;
+    let full = world.state_disk.as_ref().expect("it was asked for").fill();
+    world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
+    let says_why = |status: &GroupStatus| status.phase == Phase::StateNotWritten;
+    world.rbuddy.wait_for("the status to name the full disk", FAILOVER_WITHIN, says_why).await;
+    assert_eq!(world.rbuddy.terminate().await, Some(0));
+    world.rbuddy.launch().await;
+    let readers = AllReaders::start(&world).await;
+    readers.go_on(300, SOON).await;
+    assert_eq!(world.status().await.active, before.active);
+    world.rbuddy.kill().await;
+    world.rbuddy.launch().await;
+    drop(readers);
+    let readers = AllReaders::start(&world).await;
+    readers.go_on(300, SOON).await;
+    drop(full);
+    readers.have_read(world.data.version + 1, FAILOVER_WITHIN).await;
+    world.at_rest_in(before.generation.0 + 1, FAILOVER_WITHIN).await;
+    readers.noticed_nothing().await;
+    world.actives_equal_the_primary().await;
 }

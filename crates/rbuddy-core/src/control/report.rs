@@ -30,7 +30,7 @@ impl Controller {
         if phase != self.phase {
             self.remember();
             let level = match phase {
-                Phase::Refused | Phase::NoActive | Phase::NoStandby | Phase::Alarm => StoryLevel::Error,
+                Phase::Refused | Phase::NoActive | Phase::NoStandby | Phase::StateNotWritten | Phase::Alarm => StoryLevel::Error,
                 Phase::Disconnected => StoryLevel::Warn,
                 Phase::Starting
                 | Phase::Bootstrapping

@@ -44,6 +44,22 @@ pub struct GroupStatus {
     pub undelivered: Vec<Notification>,
 }
 
+impl GroupStatus {
+    /// The same while what was decided cannot be written down, and so is not done: what it shows gets old.
+    #[must_use]
+    pub fn not_written(mut self, why: &str) -> GroupStatus {
+        self.explanation = format!(
+            "{why}. Readers stay where they are and nothing is changed until it can be written. Before: {}, {}",
+            self.phase, self.explanation
+        );
+        self.phase = Phase::StateNotWritten;
+        for replica in &mut self.replicas {
+            replica.may_stop = MayStop { allowed: false, reason: format!("nobody would take over: {why}") };
+        }
+        self
+    }
+}
+
 /// What the controller is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -72,6 +88,8 @@ pub enum Phase {
     NoActive,
     /// An operator paused it.
     Paused,
+    /// The state file cannot be written: nothing is changed until it can.
+    StateNotWritten,
     /// Something contradicts what must hold: no automatic action any more.
     Alarm,
 }
@@ -286,6 +304,7 @@ snake_case_display!(Phase {
     NoStandby => "no_standby",
     NoActive => "no_active",
     Paused => "paused",
+    StateNotWritten => "state_not_written",
     Alarm => "alarm",
 });
 snake_case_display!(RoleName {

@@ -17,6 +17,7 @@ use rbuddy_core::control::event::{Event, Node};
 use rbuddy_core::control::journal::{Beginning, Entry};
 use rbuddy_core::control::primary::SentinelView;
 use rbuddy_core::control::relay::{RelayOrders, RelayView, UpstreamState};
+use rbuddy_core::control::state::DurableState;
 use rbuddy_core::control::status::{GroupStatus, OperationResult, Phase};
 use rbuddy_core::types::{NodeAddress, Time};
 use std::collections::BTreeMap;
@@ -139,8 +140,8 @@ impl Driver {
         self.start_probes(&cancel);
         // Apart from the driver, which is busy with waiting for events.
         let mut plans = std::mem::replace(&mut self.config.plans, mpsc::channel(1).1);
-        let mut deadline = self.carry_out_all(&cancel).await;
-        loop {
+        let mut next = self.carry_out_all(&cancel).await;
+        while let Some(deadline) = next {
             let event = tokio::select! {
                 () = cancel.cancelled() => break,
                 event = self.next_event() => event,
@@ -157,7 +158,7 @@ impl Driver {
                 // What was asked before says nothing any more: look again.
                 self.hurry.values().for_each(|hurry| hurry.notify_one());
             }
-            deadline = self.carry_out_all(&cancel).await;
+            next = self.carry_out_all(&cancel).await;
         }
         self.tasks.close();
         if tokio::time::timeout(SHUTDOWN, self.tasks.wait()).await.is_err() {
@@ -240,18 +241,19 @@ impl Driver {
         }
     }
 
-    /// Until the controller has nothing more to do; gives the time of its next tick.
-    async fn carry_out_all(&mut self, cancel: &CancellationToken) -> Instant {
+    /// Until the controller has nothing more to do; gives the time of its next tick. `None`: cancelled before all was done.
+    async fn carry_out_all(&mut self, cancel: &CancellationToken) -> Option<Instant> {
         let (actions, deadline) = self.drain_outputs();
         if let Some(journal) = &mut self.journal {
             actions.iter().for_each(|action| journal.record(Entry::Action(action.clone())));
         }
         for action in actions {
-            self.carry_out(action, cancel).await;
+            // The rest follows from what is not written: the next run decides anew.
+            self.carry_out(action, cancel).await?;
         }
         let now = self.config.clock.now();
         self.status.send_replace(Arc::new(self.controller.status(now)));
-        Instant::now() + deadline.since(now)
+        Some(Instant::now() + deadline.since(now))
     }
 
     fn drain_outputs(&mut self) -> (Vec<Action>, Time) {
@@ -264,9 +266,10 @@ impl Driver {
         }
     }
 
-    async fn carry_out(&mut self, action: Action, cancel: &CancellationToken) {
+    /// `None`: cancelled before it could be done.
+    async fn carry_out(&mut self, action: Action, cancel: &CancellationToken) -> Option<()> {
         match action {
-            Action::Persist(state) => self.persist(*state).await,
+            Action::Persist(state) => self.persist(*state, cancel).await?,
             Action::Assign(assignment) => {
                 self.assignment.send_replace(Arc::new(assignment));
             }
@@ -287,22 +290,57 @@ impl Driver {
             }
             Action::Story { level, replica, text } => self.tell(level, replica.as_ref(), &text),
         }
+        Some(())
     }
 
-    /// A barrier: nothing that follows from a state happens before it is on disk. While the disk refuses, readers stay where they are.
-    async fn persist(&mut self, state: rbuddy_core::control::state::DurableState) {
-        let state = Arc::new(state);
+    /// A barrier: nothing that follows from a state happens before it is on disk. While the disk refuses, readers stay where they are. `None`: cancelled
+    /// before.
+    async fn persist(&mut self, state: DurableState, cancel: &CancellationToken) -> Option<()> {
+        let (state, before) = (Arc::new(state), self.status.borrow().clone());
         let mut wait = PERSIST_RETRY;
         loop {
             let (file, copy) = (self.config.file.clone(), state.clone());
-            let error = match tokio::task::spawn_blocking(move || file.store(&copy)).await {
-                Ok(Ok(())) => return,
+            let storing = tokio::task::spawn_blocking(move || file.store(&copy));
+            let error = match self
+                .meanwhile(storing, PERSIST_SLOW, &before, "writing the state file takes long: look at its disk", cancel)
+                .await?
+            {
+                Ok(Ok(())) => return Some(()),
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };
             error!(group = %self.config.settings.policy.group, %error, "the state file cannot be written; nothing is changed until it can");
-            tokio::time::sleep(wait).await;
+            self.meanwhile(tokio::time::sleep(wait), Duration::ZERO, &before, &error, cancel).await?;
             wait = (wait * 2).min(PERSIST_RETRY_MAX);
+        }
+    }
+
+    /// Waits for something without which nothing goes on; after `patience` says so to all who ask. `None`: cancelled.
+    async fn meanwhile<T>(
+        &mut self,
+        waited_for: impl Future<Output = T>,
+        patience: Duration,
+        before: &GroupStatus,
+        why: &str,
+        cancel: &CancellationToken,
+    ) -> Option<T> {
+        let mut waited_for = std::pin::pin!(waited_for);
+        tokio::select! {
+            biased;
+            done = &mut waited_for => return Some(done),
+            () = cancel.cancelled() => return None,
+            () = tokio::time::sleep(patience) => {}
+        }
+        self.status.send_replace(Arc::new(before.clone().not_written(why)));
+        loop {
+            tokio::select! {
+                done = &mut waited_for => return Some(done),
+                () = cancel.cancelled() => return None,
+                Some(OperationRequest { reply, .. }) = self.config.operations.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(Err(why.to_owned()));
+                }
+            }
         }
     }
 
@@ -343,6 +381,8 @@ fn begin_journal(config: &DriverConfig, beginning: Beginning) -> Option<Journal>
 
 /// Events that wait while the state file is written. When full, probes and outcomes wait in their own tasks.
 const EVENTS: usize = 256;
+/// When people are told that it takes long to write the state file.
+const PERSIST_SLOW: Duration = Duration::from_secs(2);
 /// Between two attempts to write the state file: first and longest.
 const PERSIST_RETRY: Duration = Duration::from_millis(100);
 const PERSIST_RETRY_MAX: Duration = Duration::from_secs(5);

@@ -1,11 +1,11 @@
 //! Carries faults out on real processes, and heals all that they did.
 
-use crate::plan::{Fault, Left, What, Whose};
+use crate::plan::{Disk, Fault, Left, What, Whose};
 use rbuddy_core::control::status::RoleName;
 use rbuddy_core::types::NodeAddress;
 use rbuddy_lab::{Data, Link, Server, WallClock};
 use rbuddy_testkit::scenario::rdb_of;
-use rbuddy_testkit::{SOON, World};
+use rbuddy_testkit::{Full, SOON, World};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
@@ -14,11 +14,13 @@ pub(crate) struct Scene {
     pub(crate) world: World,
     is_rbuddy_up: bool,
     frozen: Vec<usize>,
+    /// Whose disk: of which replica, or rbuddy's own.
+    full: Vec<(Option<usize>, Full)>,
 }
 
 impl Scene {
     pub(crate) fn new(world: World) -> Scene {
-        Scene { world, is_rbuddy_up: true, frozen: Vec::new() }
+        Scene { world, is_rbuddy_up: true, frozen: Vec::new(), full: Vec::new() }
     }
 
     /// Each fault begins and ends at its time.
@@ -47,6 +49,8 @@ impl Scene {
             What::PrimaryKilled(left) => {
                 if self.world.primary.process().is_some() {
                     if left == Left::Own {
+                        // Another fault may have started it just now.
+                        self.world.primary.ready(SOON).await.expect("the primary answers");
                         self.world.primary.save().await.expect("save");
                     }
                     self.world.primary.kill().await.expect("kill the primary");
@@ -75,6 +79,7 @@ impl Scene {
                 }
                 return replica;
             }
+            What::DiskFull(whose) => return self.fill(whose).await,
             What::Failover => self.operate("failover", None).await,
             What::Drained => {
                 let replica = self.pick(RoleName::Active).await;
@@ -103,6 +108,7 @@ impl Scene {
                     clock.set_right().expect("set a clock");
                 }
             }
+            What::DiskFull(whose) => self.make_room(whose, hit),
             What::Failover => {}
             What::Drained => self.operate("return", hit.map(|number| self.world.replicas[number].address())).await,
             What::Paused => self.operate("resume", None).await,
@@ -117,9 +123,32 @@ impl Scene {
         }
     }
 
+    /// Gives the replica whose disk it is. Nothing happens where this machine allows no small disks, or where it is full already.
+    async fn fill(&mut self, whose: Disk) -> Option<usize> {
+        let (replica, disk) = match whose {
+            Disk::Rbuddy => (None, self.world.state_disk.as_ref()),
+            Disk::Active | Disk::Standby => {
+                let role = if whose == Disk::Active { RoleName::Active } else { RoleName::Standby };
+                let replica = self.pick(role).await?;
+                (Some(replica), self.world.replica_disks.get(replica))
+            }
+        };
+        let is_full = self.full.iter().any(|(full, _)| *full == replica);
+        self.full.extend(disk.filter(|_| !is_full).map(|disk| (replica, disk.fill())));
+        replica
+    }
+
+    /// The opposite, where it was done.
+    fn make_room(&mut self, whose: Disk, replica: Option<usize>) {
+        if replica.is_some() || whose == Disk::Rbuddy {
+            self.full.retain(|(full, _)| *full != replica);
+        }
+    }
+
     /// Everything runs, and nothing stands in the way.
     pub(crate) async fn heal(&mut self) {
         self.world.link.set(Link::Pass);
+        self.full.clear();
         for number in std::mem::take(&mut self.frozen) {
             self.world.replicas[number].thaw().await.expect("thaw");
         }

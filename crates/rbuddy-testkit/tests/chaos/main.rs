@@ -1,7 +1,8 @@
-//! Everything breaks around a whole rbuddy, in seeded rounds, while readers of all three kinds read and a writer writes: the link to the primary is cut and
-//! stalled; primary, replicas and rbuddy are killed, frozen and restarted with old, new or no data, and their clocks are set; operators press buttons at bad moments. After each round
-//! all is healed, and everything must come to rest by itself, equal to the primary by digest. What readers may notice is told in [`Excuse`]: never a wrong
-//! answer, never nil through the endpoint, and no failed read where rbuddy and an active were alive.
+//! Everything breaks around a whole rbuddy, in seeded rounds, while readers of all three kinds read and a writer writes: the link to the primary is cut
+//! and stalled; primary, replicas and rbuddy are killed, frozen and restarted with old, new or no data, their clocks are set and their disks full;
+//! operators press buttons at bad moments. After each round all is healed, and everything must come to rest by itself, equal to the primary by digest.
+//! What readers may notice is told in [`Excuse`]: never a wrong answer, never nil through the endpoint, and no failed read where rbuddy and an active
+//! were alive.
 //!
 //! `SEED=n` runs one seed, `ROUNDS=n` so many rounds over as many seeds as they take (`make chaos`).
 
@@ -12,12 +13,14 @@ use act::Scene;
 use plan::{Fault, Left, What};
 use rbuddy_core::control::status::{GroupStatus, Phase, RoleName};
 use rbuddy_lab::{ServerOptions, Tally, Writer, wait_until};
-use rbuddy_testkit::{AllReaders, ReaderKind, SOON, World, WorldOptions, report, seeds};
+use rbuddy_testkit::{AllReaders, ReaderKind, SOON, SmallDisk, World, WorldOptions, report, seeds, skip};
 use std::time::{Duration, Instant};
 
 /// A world is used for so many rounds.
 const ROUNDS_PER_SEED: u64 = 5;
 const KEYS: u64 = 5_000;
+/// Room for a few snapshots: whoever needs more in a test with so few keys leaks.
+const DISK_MEGABYTES: u32 = 64;
 /// Whatever broke: this long after it was healed all is at rest.
 const HEALED_WITHIN: Duration = Duration::from_secs(90);
 
@@ -64,7 +67,19 @@ async fn rounds_of(seed: u64) {
 async fn world(actives: usize) -> World {
     let replicas = vec![(None, ServerOptions::default()); actives + 1];
     let extra = vec![format!("active = {actives}"), "dead_after = \"2s\"".to_owned()];
-    let options = WorldOptions { replicas, own_clocks: true, upstream_timeout: "3s", extra, ..WorldOptions::of(KEYS) };
+    if !SmallDisk::can_be_mounted() {
+        skip("no disk gets full: mounting a small tmpfs needs root");
+    }
+    let disk = SmallDisk::can_be_mounted().then_some(DISK_MEGABYTES);
+    let options = WorldOptions {
+        replicas,
+        own_clocks: true,
+        state_disk: disk,
+        replica_disks: disk,
+        upstream_timeout: "3s",
+        extra,
+        ..WorldOptions::of(KEYS)
+    };
     let world = World::start_unsettled(options).await;
     world.primary.command(&["CONFIG", "SET", "repl-ping-replica-period", "1"]).await.expect("config");
     world.rbuddy.wait_for("a settled start", HEALED_WITHIN, |status| is_at_rest(status, actives)).await;

@@ -28,6 +28,8 @@ pub(crate) enum What {
     RbuddyStopped,
     /// A wall clock is set, and set right again.
     ClockSet(Whose, Jump),
+    /// Nobody can write to a disk any more.
+    DiskFull(Disk),
     /// An operator asks for a planned switch.
     Failover,
     /// An operator takes a replica that serves out, and back in.
@@ -42,6 +44,17 @@ pub(crate) enum Whose {
     Primary,
     Active,
     Standby,
+    Rbuddy,
+}
+
+/// Whose disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disk {
+    /// Of a replica that serves.
+    Active,
+    /// Of one that does not.
+    Standby,
+    /// Where state, journal, snapshots and the spilled backlog are.
     Rbuddy,
 }
 
@@ -78,7 +91,7 @@ fn fault(rng: &mut Rng) -> Fault {
 
 fn what(rng: &mut Rng) -> What {
     let left = if rng.bool() { Left::Own } else { Left::Nothing };
-    match rng.u32(0..18) {
+    match rng.u32(0..20) {
         0 | 1 => What::LinkCut,
         2 => What::LinkStalled,
         3 => What::PrimaryKilled(Left::Own),
@@ -92,6 +105,7 @@ fn what(rng: &mut Rng) -> What {
         13 => What::RbuddyStopped,
         14 => What::Failover,
         15 | 16 => What::ClockSet(whose(rng), jump(rng)),
+        17 | 18 => What::DiskFull(disk(rng)),
         _ if rng.bool() => What::Drained,
         _ => What::Paused,
     }
@@ -103,6 +117,14 @@ fn whose(rng: &mut Rng) -> Whose {
         1 => Whose::Active,
         2 => Whose::Standby,
         _ => Whose::Rbuddy,
+    }
+}
+
+fn disk(rng: &mut Rng) -> Disk {
+    match rng.u32(0..4) {
+        0 => Disk::Active,
+        1 => Disk::Standby,
+        _ => Disk::Rbuddy,
     }
 }
 
