@@ -20,7 +20,9 @@
 //! | `visit`, `roster`, `circle` | one connection up to its PSYNC; which replica it is; whether the stream would run in a circle |
 //! | `bulletin` | what Sentinels tell each other on the relay's port |
 //! | `session`, `stream_session`, `plan`, `send_file` | one replica: hold, seed, stream |
-//! | `hub`, `stretch`, `ring`, `view` | what all share: histories and their bytes, sessions; what is published of it |
+//! | `hub`, `view` | what all share; what is published of it |
+//! | `histories`, `stretch`, `ring` | which histories are kept; their bytes |
+//! | `connected` | the replicas that are connected; what is ACKed upstream for them |
 //! | `state`, `files` | what survives the process |
 //! | `keeper` | removes what the orders no longer want |
 //! | `alone` | the relay without a controller |
@@ -29,8 +31,10 @@ mod alone;
 mod backoff;
 mod bulletin;
 mod circle;
+mod connected;
 mod doorkeeper;
 mod files;
+mod histories;
 mod hub;
 mod inquiry;
 mod intake;

@@ -129,7 +129,7 @@ const BLOCK_BYTES: usize = 64 * 1024;
 /// From here on sharing is cheaper than copying, and what it may waste is bounded.
 const SHARED_BYTES_MIN: usize = 16 * 1024;
 /// What may be kept above the capacity while the disk catches up. A burst fits in; a disk that is slower than the stream for good must not cost more.
-pub(super) const UNWRITTEN_BYTES_MAX: u64 = 64 << 20;
+pub(super) const UNWRITTEN_BYTES_MAX: u64 = 32 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -3,8 +3,9 @@
 //!
 //! The end of the stream is not written down: it is the last byte in the log.
 
+use super::connected::Session;
 use super::files::{FileError, Spool, StoredFile};
-use super::hub::{Hub, Session};
+use super::hub::Hub;
 use super::log::{LOG_PREFIX, Log};
 use super::needs::DiskRoom;
 use super::stretch::{Stretch, StretchKey};

@@ -1,0 +1,131 @@
+//! The replicas that are connected: each by its newest connection, and what all of them together let the primary be told.
+//!
+//! Not here: which replica it is that connects ([`super::roster`]), what it is given ([`super::session`]).
+
+use super::hub::{Hub, Inner};
+use super::stretch::StretchKey;
+use rbuddy_core::control::relay::{AckPolicy, SessionState, SessionView};
+use rbuddy_core::types::{Flavour, NodeAddress, Offset, ServerVersion, Time};
+use std::collections::BTreeSet;
+use tokio_util::sync::CancellationToken;
+
+/// A connected replica.
+#[derive(Debug)]
+pub(super) struct Session {
+    serial: u64,
+    pub(super) view: SessionView,
+    /// The history that it follows, and the last byte of it that was given to its socket.
+    pub(super) follows: Option<(StretchKey, Offset)>,
+    replaced: CancellationToken,
+}
+
+impl Session {
+    fn is_on(&self, key: StretchKey) -> bool {
+        self.follows.is_some_and(|(follows, _)| follows == key)
+    }
+}
+
+impl Hub {
+    /// A replica said PSYNC. One that is already connected under this address is sent away: a replica has one connection, the newest.
+    pub(super) fn admit(&self, address: &NodeAddress, view: SessionView, replaced: CancellationToken) -> u64 {
+        let at = self.now();
+        self.update(|inner| {
+            inner.sessions_given += 1;
+            let serial = inner.sessions_given;
+            // What it has now is what it asks for.
+            inner.away.remove(address);
+            if let Some(version) = view.announced_version {
+                inner.versions.insert(address.clone(), version);
+            }
+            if let Some(older) = inner.end_session(address, at, "the replica came again on another connection".to_owned()) {
+                older.replaced.cancel();
+            }
+            inner.sessions.insert(address.clone(), Session { serial, view, follows: None, replaced });
+            serial
+        })
+    }
+
+    /// Somebody was refused; whether that is news.
+    pub(super) fn is_new_stranger(&self, shown: &str) -> bool {
+        let strangers = &mut self.lock().strangers;
+        if strangers.len() >= STRANGERS_MAX {
+            strangers.clear();
+        }
+        strangers.insert(shown.to_owned())
+    }
+
+    /// A session changes its state.
+    pub(super) fn session_state(&self, address: &NodeAddress, serial: u64, state: SessionState) {
+        let now = self.now();
+        self.update(|inner| {
+            if let Some(session) = inner.session_mut(address, serial)
+                && session.view.state != state
+            {
+                (session.view.state, session.view.since) = (state, now);
+            }
+        });
+    }
+
+    /// A session is over.
+    pub(super) fn dismiss(&self, address: &NodeAddress, serial: u64, reason: String) {
+        let at = self.now();
+        self.update(|inner| {
+            if inner.session_mut(address, serial).is_some() {
+                inner.remember_away(address, at);
+                inner.end_session(address, at, reason);
+            }
+            inner.prune();
+        });
+    }
+
+    /// What to ACK upstream, never above our own end and never less than before (a primary keeps the largest it was told).
+    ///
+    /// `replicated`: the lowest ACK of the required replicas that follow the live history; where there is none, what was ACKed last.
+    pub(super) fn upstream_ack(&self, key: StretchKey, required: &BTreeSet<NodeAddress>) -> Option<Offset> {
+        let mut inner = self.lock();
+        let stretch = inner.stretch(key)?;
+        let before = inner.acked.filter(|(of, _)| *of == key).map_or(stretch.begun, |(_, offset)| offset);
+        let end = stretch.history.end;
+        let is_required = |address: &NodeAddress| self.config.open || required.contains(address);
+        let following = inner.sessions.iter().filter(|(address, session)| is_required(address) && session.is_on(key));
+        let acks = following.filter_map(|(_, session)| match session.view.state {
+            SessionState::Streaming { acked, .. } => Some(acked),
+            SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
+        });
+        let ack = match self.config.settings.ack {
+            AckPolicy::Replicated => acks.min().unwrap_or(before).max(before).min(end),
+            AckPolicy::Received => end,
+        };
+        inner.acked = Some((key, ack));
+        Some(ack)
+    }
+
+    /// What a Valkey primary is told of the replicas behind the relay: it picks the snapshot's format by it, and only the lowest version of all is safe.
+    /// Nothing is said while one of them is unknown, or is a Redis, which loads none of Valkey's own formats (protocol fact 1.3).
+    pub(super) fn version_to_announce(&self) -> Option<ServerVersion> {
+        let inner = self.lock();
+        let expected: BTreeSet<&NodeAddress> = match self.config.open {
+            true => inner.sessions.keys().collect(),
+            false => self.config.replicas.iter().map(|replica| &replica.address).collect(),
+        };
+        let versions: Option<Vec<ServerVersion>> = expected.into_iter().map(|address| inner.versions.get(address).copied()).collect();
+        versions?.into_iter().min().filter(|lowest| lowest.flavour == Flavour::Valkey)
+    }
+}
+
+impl Inner {
+    pub(super) fn session_mut(&mut self, address: &NodeAddress, serial: u64) -> Option<&mut Session> {
+        self.sessions.get_mut(address).filter(|session| session.serial == serial)
+    }
+
+    /// A replica's connection is gone: why, and how far it was fed, goes on being told.
+    fn end_session(&mut self, address: &NodeAddress, at: Time, reason: String) -> Option<Session> {
+        let session = self.sessions.remove(address)?;
+        let end = session.view.end(at, reason, self.ended.get(address));
+        self.ended.insert(address.clone(), end);
+        Some(session)
+    }
+}
+
+/// More than a misconfigured group has; then the log says it again.
+const STRANGERS_MAX: usize = 64;

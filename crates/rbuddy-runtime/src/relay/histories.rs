@@ -1,0 +1,96 @@
+//! Which histories the relay keeps: the live one, the one whose end the primary is asked about, and those on which replicas stand.
+//!
+//! Promise: a history that somebody needs is not dropped. Not here: their bytes ([`super::stretch`]), what the primary answers ([`super::inquiry`]).
+
+use super::hub::Inner;
+use super::stretch::{Stretch, StretchKey};
+use rbuddy_core::replication::history::History;
+use rbuddy_core::types::{Offset, Position, ReplId};
+use std::collections::BTreeSet;
+
+impl Inner {
+    pub(super) fn stretch(&self, key: StretchKey) -> Option<&Stretch> {
+        self.stretches.iter().find(|stretch| stretch.key == key)
+    }
+
+    pub(super) fn stretch_mut(&mut self, key: StretchKey) -> Option<&mut Stretch> {
+        self.stretches.iter_mut().find(|stretch| stretch.key == key)
+    }
+
+    pub(super) fn live(&self) -> Option<&Stretch> {
+        self.stretches.iter().find(|stretch| stretch.history.live)
+    }
+
+    /// A new live history. The one before has ended, as far as is known.
+    pub(super) fn begin_history(&mut self, history: History, backlog_bytes: u64) -> StretchKey {
+        for stretch in self.stretches.iter_mut().filter(|stretch| stretch.history.live) {
+            stretch.end();
+        }
+        self.keys_given += 1;
+        let key = StretchKey(self.keys_given);
+        self.stretches.push(Stretch::new(key, history, backlog_bytes));
+        self.prune();
+        key
+    }
+
+    /// The snapshot that was to begin this history did not come: it never was.
+    pub(super) fn abandon_history(&mut self, key: StretchKey) {
+        if let Some(index) = self.stretches.iter().position(|stretch| stretch.key == key) {
+            self.stretches.remove(index).end_log();
+        }
+    }
+
+    /// The primary goes on with this history behind `from`, under this id: it is the live one (again), and the next PSYNC names its end.
+    pub(super) fn continue_history(&mut self, key: StretchKey, from: Offset, replid: ReplId, common: Offset) {
+        for stretch in &mut self.stretches {
+            if stretch.key == key { stretch.go_on(from, replid, common) } else { stretch.stand_still() }
+        }
+        self.stretches.sort_by_key(|stretch| (stretch.history.live, stretch.key));
+        self.candidate = Some(key);
+        self.prune();
+    }
+
+    /// The primary does not go on at the end of what was followed, but where this history begins, at a replica. Whoever follows what was kept before goes
+    /// on with it to its end.
+    pub(super) fn begin_anew(&mut self, history: History, backlog_bytes: u64) -> StretchKey {
+        let is_empty = |stretch: &Stretch| stretch.history.end.next_byte() == stretch.history.oldest;
+        if let Some(empty) = self.candidate.filter(|key| self.stretch(*key).is_some_and(is_empty)) {
+            self.abandon_history(empty);
+        }
+        let begun = self.begin_history(history, backlog_bytes);
+        self.candidate = Some(begun);
+        begun
+    }
+
+    /// Behind which position a primary is asked to go on that does not say what it has: a promoted one has whole commands only, so an
+    /// unfinished one here would make the relay ask for more than it can give (protocol fact 4.4).
+    pub(super) fn last_whole_command(&mut self) -> Option<(StretchKey, Position)> {
+        let key = self.candidate?;
+        let stretch = self.stretch_mut(key)?;
+        let end = stretch.boundary().unwrap_or(stretch.history.end);
+        Some((key, Position::new(stretch.history.replid(), end)))
+    }
+
+    /// Drops ended histories that nobody needs.
+    pub(super) fn prune(&mut self) {
+        let stood_on: BTreeSet<StretchKey> = self.sessions.values().filter_map(|session| session.follows).map(|(key, _)| key).collect();
+        let (discard, candidate) = (&self.discard_ended, self.candidate);
+        self.stretches.retain_mut(|stretch| {
+            let is_used = stretch.history.live || candidate == Some(stretch.key) || stood_on.contains(&stretch.key);
+            let is_kept = is_used || !discard.contains(&stretch.history.end_position());
+            if !is_kept {
+                stretch.end_log();
+            }
+            is_kept
+        });
+        while self.stretches.len() > HISTORIES_MAX {
+            let Some(oldest) = self.stretches.iter().position(|stretch| !stretch.history.live && candidate != Some(stretch.key)) else {
+                return;
+            };
+            self.stretches.remove(oldest).end_log();
+        }
+    }
+}
+
+/// Each may hold a whole backlog in memory.
+const HISTORIES_MAX: usize = 3;
