@@ -5,7 +5,7 @@
 
 use super::{RelayConfig, RelayError};
 use rbuddy_core::control::primary::{PrimaryAt, SentinelView};
-use rbuddy_core::control::relay::{Previous, RelayOrders, RelayView, SessionState, SessionView, Start, UpstreamState};
+use rbuddy_core::control::relay::{Previous, RelayOrders, RelayView, SessionState, SessionView, SnapshotState, Start, UpstreamState};
 use rbuddy_core::replication::history::{Place, Standing};
 use rbuddy_core::replication::psync::HoldReason;
 use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position};
@@ -70,12 +70,17 @@ fn guide(view: &RelayView, now: &RelayOrders, is_patient: bool) -> RelayOrders {
     next.full_resync = view.upstream.full_resync_needed.filter(|_| !view.sessions.is_empty()).map(|need| need.replid);
     // Those on which a replica stands are kept all the same.
     next.discard_ended = view.histories.iter().filter(|history| !history.live).map(|history| history.end_position()).collect();
-    let is_of_no_use = view.ready_snapshot().filter(|snapshot| {
-        let nobody_can_load_it = snapshot.rdb.is_some_and(|rdb| rdb.flavour == Flavour::Valkey) && any_held(view, cannot_load);
-        nobody_can_load_it || !is_kept(view)
+    let is_wanted = any_held(view, |reason| matches!(reason, HoldReason::NeedsFullResync(_)));
+    let is_of_no_use = view.snapshot.as_ref().filter(|snapshot| match snapshot.state {
+        SnapshotState::Receiving => false,
+        SnapshotState::Ready => {
+            let nobody_can_load_it = snapshot.rdb.is_some_and(|rdb| rdb.flavour == Flavour::Valkey) && any_held(view, cannot_load);
+            nobody_can_load_it || !(is_wanted || is_kept(view))
+        }
+        // Another one in its place would cost the primary a fork.
+        SnapshotState::Failed(_) => !is_wanted,
     });
     next.discard_snapshot = is_of_no_use.map(|snapshot| snapshot.dataset);
-    let is_wanted = any_held(view, |reason| matches!(reason, HoldReason::NeedsFullResync(_)));
     let is_asked_for = now.snapshot_request > view.snapshot_request_done;
     if is_wanted && view.snapshot.is_none() && !is_asked_for && view.upstream.state == UpstreamState::Streaming {
         next.snapshot_request = Some(now.snapshot_request.unwrap_or(0) + 1);
@@ -150,7 +155,7 @@ fn is_kept(view: &RelayView) -> bool {
         }
         _ => true,
     };
-    is_in_use || is_worth_it || any_held(view, |reason| matches!(reason, HoldReason::NeedsFullResync(_)))
+    is_in_use || is_worth_it
 }
 
 /// One that is taken while this replica is known has an older format.
@@ -169,10 +174,11 @@ const STREAM_BYTES_MIN: u64 = 256 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rbuddy_core::control::relay::{FullResyncNeed, ToldToFollow};
+    use rbuddy_core::control::relay::{FullResyncNeed, SnapshotView, ToldToFollow};
     use rbuddy_core::replication::history::{History, KnownId};
     use rbuddy_core::replication::prospect::Gap;
-    use rbuddy_core::types::{ReplId, Time};
+    use rbuddy_core::replication::psync::FullResyncReason;
+    use rbuddy_core::types::{DatasetId, ReplId, Time};
 
     fn id(digit: char) -> ReplId {
         digit.to_string().repeat(40).parse().expect("an id")
@@ -249,6 +255,18 @@ mod tests {
             session.state = SessionState::Held(HoldReason::Ahead { asked: end.next_byte(), end });
         }
         assert_eq!(places(&view), [Place::new(position('b', 90))]);
+    }
+
+    #[test]
+    fn a_snapshot_that_was_lost_is_taken_anew_only_for_somebody() {
+        let mut view = view(&[(1, None)]);
+        let dataset = DatasetId(position('b', 60));
+        let state = SnapshotState::Failed("the disk is too slow".to_owned());
+        view.snapshot = Some(SnapshotView { dataset, state, bytes: 9, total_bytes: None, rdb: None, keys_hint: None });
+        assert_eq!(guide(&view, &RelayOrders::default(), false).discard_snapshot, Some(dataset));
+        let needs_it = HoldReason::NeedsFullResync(FullResyncReason::NothingToContinue);
+        view.sessions.values_mut().for_each(|session| session.state = SessionState::Held(needs_it));
+        assert_eq!(guide(&view, &RelayOrders::default(), false).discard_snapshot, None);
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub(super) struct Snapshotter {
     orders: watch::Receiver<RelayOrders>,
     backoff: Backoff,
     not_before: Instant,
+    /// When an attempt failed, or what it gave was lost.
+    troubled_at: Option<Instant>,
     /// A request that waits for the stream, and how many full resyncs there had been when it came: if one happens meanwhile, its snapshot is the answer.
     waiting: Option<(u64, u64)>,
     /// A snapshot that was lost, for as long as no attempt to replace it has worked and nobody has said that it is of no use.
@@ -44,7 +46,7 @@ pub(super) struct Snapshotter {
 impl Snapshotter {
     pub(super) fn new(hub: Arc<Hub>, orders: watch::Receiver<RelayOrders>) -> Snapshotter {
         let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-        Snapshotter { hub, orders, backoff, not_before: Instant::now(), waiting: None, lost: None }
+        Snapshotter { hub, orders, backoff, not_before: Instant::now(), troubled_at: None, waiting: None, lost: None }
     }
 
     /// Runs until cancelled.
@@ -78,15 +80,20 @@ impl Snapshotter {
             let orders = self.orders.borrow_and_update();
             (orders.snapshot_request, orders.discard_snapshot)
         };
-        let (done, state, full_resyncs) = {
+        let (failed, is_ready, done, state, full_resyncs) = {
             let inner = self.hub.lock();
-            if let Some(arrival) = inner.arrival.as_ref().filter(|arrival| arrival.failed.is_some()) {
-                self.lost = Some(arrival.dataset);
-            } else if inner.spool.is_some() {
-                self.lost = None;
-            }
-            (inner.request_done, inner.upstream.state, inner.upstream.full_resyncs)
+            let failed = inner.arrival.as_ref().filter(|arrival| arrival.failed.is_some()).map(|arrival| arrival.dataset);
+            (failed, inner.spool.is_some(), inner.request_done, inner.upstream.state, inner.upstream.full_resyncs)
         };
+        if failed.is_some() {
+            if self.lost.is_none() && Instant::now() >= self.not_before {
+                // Not at once: who gives orders may not want another, and what was lost so soon may be lost again.
+                self.hesitate();
+            }
+            self.lost = failed;
+        } else if is_ready {
+            self.lost = None;
+        }
         // Each attempt costs the primary a fork: none for a snapshot that nobody wants any more.
         self.lost = self.lost.filter(|lost| Some(*lost) != discarded);
         let is_lost = self.lost.is_some();
@@ -121,7 +128,6 @@ impl Snapshotter {
         let error = match result {
             Ok(dataset) => {
                 info!(group = %hub.config.group, %dataset, "snapshot ready");
-                self.backoff.reset();
                 None
             }
             // A look at the disk is cheap, and the primary is not asked.
@@ -131,9 +137,8 @@ impl Snapshotter {
                 Some(error.to_string())
             }
             Err(error) => {
-                let wait = self.backoff.wait();
-                self.not_before = Instant::now() + wait;
                 warn!(group = %hub.config.group, %error, "snapshot not taken");
+                self.hesitate();
                 Some(error.to_string())
             }
         };
@@ -141,6 +146,16 @@ impl Snapshotter {
             Reason::Asked(request) => self.done(request, error),
             Reason::Lost => {}
         }
+    }
+
+    /// The more often it was in vain lately, the longer until the next attempt.
+    fn hesitate(&mut self) {
+        let now = Instant::now();
+        if self.troubled_at.is_none_or(|at| now.duration_since(at) >= FORGIVEN_AFTER) {
+            self.backoff.reset();
+        }
+        self.troubled_at = Some(now);
+        self.not_before = now + self.backoff.wait();
     }
 
     fn done(&self, request: u64, error: Option<String>) {
@@ -213,6 +228,8 @@ async fn until_ended(hub: &Hub, key: StretchKey) {
 
 /// How long the main connection may take to bring what the snapshot already has.
 pub(super) const REACH_PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than the longest wait.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(120);
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
 /// Everything that matters wakes the task; this only bounds the wait.
 const IDLE: Duration = Duration::from_secs(30);
