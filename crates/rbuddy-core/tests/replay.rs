@@ -88,6 +88,8 @@ fn a_recorded_run_is_decided_once_more_in_the_same_way() {
         {
             assert!(told.iter().any(|line| line.contains(word)), "{freeze:?}: nothing tells of {word:?}: {told:#?}");
         }
+        let names_the_process = |line: &str| line.contains("hold → seed with") && line.contains(", process ");
+        assert!(told.iter().any(|line| names_the_process(line)), "{freeze:?}: whom a snapshot is for: {told:#?}");
         let quiet = steps.iter().filter(|step| step.is_quiet()).count();
         assert!(quiet * 2 > steps.len(), "most of the time nothing is decided: {quiet} of {}", steps.len());
     }

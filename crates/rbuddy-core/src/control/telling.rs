@@ -229,10 +229,17 @@ fn order_changes(before: &RelayOrders, now: &RelayOrders) -> Vec<String> {
     };
     let start = |orders: &RelayOrders| orders.start.as_ref().map_or("none".to_owned(), start_in_words);
     changed("start", start(before), start(now));
+    let places = |orders: &RelayOrders| listed(orders.places.iter().map(|place| place.position.to_string()));
+    changed("places to go on at", places(before), places(now));
     changed("primary", shown(&before.primary), shown(&now.primary));
     changed("full resync", shown(&before.full_resync), shown(&now.full_resync));
     for replica in now.permits.keys().chain(before.permits.keys().filter(|replica| !now.permits.contains_key(*replica))) {
-        let permit = |orders: &RelayOrders| orders.permits.get(replica).map_or("none".to_owned(), permit_in_words);
+        let permit = |orders: &RelayOrders| {
+            let permit = orders.permits.get(replica);
+            let judged = orders.judged.get(replica).filter(|_| matches!(permit, Some(Permit::Seed(_))));
+            let whom = judged.map_or(String::new(), |process| format!(", process {process} only"));
+            permit.map_or("none".to_owned(), permit_in_words) + &whom
+        };
         changed(&format!("permit of {replica}"), permit(before), permit(now));
     }
     changed("paused streams", all(&before.paused_streams), all(&now.paused_streams));
@@ -266,5 +273,10 @@ fn shown(value: &Option<impl ToString>) -> String {
 }
 
 fn all<T: ToString>(values: &BTreeSet<T>) -> String {
-    if values.is_empty() { "none".into() } else { values.iter().map(T::to_string).collect::<Vec<_>>().join(", ") }
+    listed(values.iter().map(T::to_string))
+}
+
+fn listed(values: impl Iterator<Item = String>) -> String {
+    let words = values.collect::<Vec<_>>().join(", ");
+    if words.is_empty() { "none".into() } else { words }
 }
