@@ -57,6 +57,11 @@ impl<'t> Fields<'t> {
         field
     }
 
+    /// A duration under this key, if there is one.
+    pub(crate) fn duration(&mut self, key: &'static str, range: RangeInclusive<Duration>, problems: &mut Problems) -> Option<Duration> {
+        self.take(key).and_then(|field| field.duration(range, problems))
+    }
+
     /// All keys with their places, for tables whose keys are names.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (Placed<String>, Field<'t>)> + '_ {
         self.table.iter().map(|(key, value)| {
@@ -149,6 +154,16 @@ impl<'t> Field<'t> {
                 None
             }
         }
+    }
+
+    /// One of a few words.
+    pub(crate) fn choice<T: Copy>(&self, choices: &[(&str, T)], problems: &mut Problems) -> Option<T> {
+        let words = choices.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(" or ");
+        let read = |text: &str| {
+            let found = choices.iter().find(|(word, _)| *word == text);
+            found.map(|(_, value)| *value).ok_or_else(|| Wrong::new("no such choice", format!("write {words}")))
+        };
+        self.parsed(problems, read).map(|placed| placed.value)
     }
 
     /// Where to listen.

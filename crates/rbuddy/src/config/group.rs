@@ -2,14 +2,13 @@
 
 use super::fields::{Field, Fields, Placed};
 use super::problem::Problems;
+use super::relay::{self, RelayDraft};
 use super::server;
-use super::units::{Listen, Wrong, bare_host, parse_port};
-use rbuddy_core::control::relay::AckPolicy;
+use super::units::{Listen, Wrong};
 use rbuddy_core::control::settings::{Consistency, DriftGuard, FreezeMode, GroupPolicy, Guard, MaxLag, SnapshotFrom, StandbyMode};
 use rbuddy_core::types::{GroupName, NodeAddress};
 use rbuddy_runtime::settings::{
-    Credentials, Endpoint, GroupSettings, NotifyFormat, NotifySettings, PrimaryPlace, PrimarySettings, ReaderSettings, RelaySettings,
-    Secret, SentinelSettings,
+    Endpoint, GroupSettings, NotifyFormat, NotifySettings, PrimaryPlace, PrimarySettings, ReaderSettings, Secret, SentinelSettings,
 };
 use std::ops::Range;
 use std::time::Duration;
@@ -36,20 +35,6 @@ pub(crate) struct GroupDraft {
     notify: Vec<NotifySettings>,
 }
 
-/// `relay = { … }`
-pub(crate) struct RelayDraft {
-    pub(crate) listen: Option<Placed<Listen>>,
-    announce: Option<NodeAddress>,
-    backlog_bytes: u64,
-    backlog_disk_bytes: u64,
-    ack: AckPolicy,
-    pub(crate) auth: Option<Credentials>,
-    /// It is there but wrong: nothing follows from its absence.
-    pub(crate) is_auth_unreadable: bool,
-    upstream_timeout: Duration,
-    replica_timeout: Duration,
-}
-
 /// `reader = { … }`
 pub(crate) struct ReaderDraft {
     pub(crate) listen: Option<Placed<Listen>>,
@@ -67,7 +52,7 @@ pub(crate) fn read(name: &Placed<String>, field: &Field<'_>, problems: &mut Prob
     let actives_range = 1..=(replicas.len().max(1) as u64);
     // One goes on serving, however many may be resynced.
     let spare_range = 1..=(replicas.len().max(2) as u64 - 1);
-    let standby = fields.take("standby").and_then(|field| choice(&field, &STANDBY, problems)).unwrap_or_default();
+    let standby = fields.take("standby").and_then(|field| field.choice(&STANDBY, problems)).unwrap_or_default();
     let actives = fields.take("active").filter(|_| are_replicas_sound).and_then(|field| field.count(actives_range, problems));
     let draft = GroupDraft {
         name: parsed_name,
@@ -75,18 +60,18 @@ pub(crate) fn read(name: &Placed<String>, field: &Field<'_>, problems: &mut Prob
         primary,
         replicas,
         are_replicas_sound,
-        relay: fields.need("relay", "relay = { listen = \"127.0.0.1:6382\" }", problems).and_then(|field| relay(&field, problems)),
+        relay: fields.need("relay", "relay = { listen = \"127.0.0.1:6382\" }", problems).and_then(|field| relay::read(&field, problems)),
         reader: fields.take("reader").and_then(|field| reader(&field, problems)),
         actives,
         standby,
-        consistency: fields.take("consistency").and_then(|field| choice(&field, &CONSISTENCY, problems)).unwrap_or_default(),
+        consistency: fields.take("consistency").and_then(|field| field.choice(&CONSISTENCY, problems)).unwrap_or_default(),
         max_unavailable: fields.take("max_unavailable").filter(|_| are_replicas_sound).and_then(|field| field.count(spare_range, problems)),
         freeze: fields.take("freeze").and_then(|field| freeze(&field, problems)).unwrap_or_default(),
         drain: fields.take("drain").and_then(|field| drain(&field, problems)).unwrap_or(Duration::from_secs(10)),
         max_lag: fields.take("max_lag").and_then(|field| max_lag(&field, problems)).unwrap_or_default(),
         guard: fields.take("guard").and_then(|field| guard(&field, problems)).unwrap_or_default(),
-        dead_after: time(&mut fields, "dead_after", ms(500)..=s(60), problems).unwrap_or(s(3)),
-        snapshot_from: fields.take("snapshot_from").and_then(|field| choice(&field, &SNAPSHOT_FROM, problems)).unwrap_or_default(),
+        dead_after: fields.duration("dead_after", ms(500)..=s(60), problems).unwrap_or(s(3)),
+        snapshot_from: fields.take("snapshot_from").and_then(|field| field.choice(&SNAPSHOT_FROM, problems)).unwrap_or_default(),
         notify: fields.take("notify").and_then(|field| notify(&field, problems)).unwrap_or_default(),
     };
     fields.finish(problems);
@@ -96,16 +81,15 @@ pub(crate) fn read(name: &Placed<String>, field: &Field<'_>, problems: &mut Prob
 impl GroupDraft {
     /// The settings, if nothing that they need is missing.
     pub(crate) fn settings(self) -> Option<GroupSettings> {
-        let relay = self.relay?;
+        let relay = self.relay?.settings()?;
         let primary = self.primary?.value;
         let replicas: Vec<Endpoint> = self.replicas.into_iter().map(|replica| replica.value).collect();
-        let announce = relay.announce?;
         let policy = GroupPolicy {
             group: self.name?,
             primary: primary.at(),
             replicas: replicas.iter().map(|replica| replica.address.clone()).collect(),
             actives: usize::try_from(self.actives.unwrap_or(1)).ok()?,
-            relay: announce.clone(),
+            relay: relay.announce.clone(),
             standby: self.standby,
             consistency: self.consistency,
             max_unavailable: usize::try_from(self.max_unavailable.unwrap_or(1)).ok()?,
@@ -124,16 +108,6 @@ impl GroupDraft {
                 max_clients: usize::try_from(reader.max_clients).ok()?,
                 park: reader.park,
             }),
-        };
-        let relay = RelaySettings {
-            listen: relay.listen?.value.text(),
-            announce,
-            backlog_bytes: relay.backlog_bytes,
-            backlog_disk_bytes: relay.backlog_disk_bytes,
-            ack: relay.ack,
-            auth: relay.auth,
-            upstream_timeout: relay.upstream_timeout,
-            replica_timeout: relay.replica_timeout,
         };
         Some(GroupSettings { policy, primary, replicas, relay, reader, notify: self.notify })
     }
@@ -250,106 +224,19 @@ fn replicas<'t>(field: &Field<'t>, problems: &mut Problems) -> Option<(Vec<Place
     Some((sound, are_sound))
 }
 
-fn relay(field: &Field<'_>, problems: &mut Problems) -> Option<RelayDraft> {
-    let mut fields = field.table(problems)?;
-    let listen = fields.need("listen", "listen = \"127.0.0.1:6382\"", problems).and_then(|field| field.listen(problems));
-    let announce = announce(fields.take("announce"), listen.as_ref(), problems);
-    let backlog = fields.take("backlog").and_then(|field| field.size((16 << 10)..=(1 << 40), problems));
-    let backlog_disk = fields.take("backlog_disk_max").and_then(|field| field.size(0..=(1 << 50), problems));
-    let auth_field = fields.take("auth");
-    let auth = auth_field.as_ref().and_then(|field| credentials(field, problems));
-    let upstream_timeout = upstream_timeout(&mut fields, problems);
-    let draft = RelayDraft {
-        listen,
-        announce,
-        backlog_bytes: backlog.unwrap_or(64 << 20),
-        backlog_disk_bytes: backlog_disk.unwrap_or(4 << 30),
-        ack: fields.take("ack").and_then(|field| choice(&field, &ACK, problems)).unwrap_or_default(),
-        is_auth_unreadable: auth_field.is_some() && auth.is_none(),
-        auth,
-        upstream_timeout: upstream_timeout.unwrap_or(s(30)),
-        replica_timeout: time(&mut fields, "replica_timeout", s(2)..=s(3600), problems).unwrap_or(s(60)),
-    };
-    fields.finish(problems);
-    Some(draft)
-}
-
-fn upstream_timeout(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Duration> {
-    let field = fields.take("upstream_timeout")?;
-    let value = field.duration(s(1)..=s(3600), problems)?;
-    if value <= s(10) {
-        // An idle primary sends nothing but a PING every repl-ping-replica-period, 10 s by default.
-        let remedy = "choose more than 10s, or lower repl-ping-replica-period on the primary";
-        problems.warning(field.span, "an idle primary is silent for 10 s at a time", remedy);
-    }
-    Some(value)
-}
-
-/// What replicas are told to follow: as written, or where we listen if that is one address.
-fn announce(field: Option<Field<'_>>, listen: Option<&Placed<Listen>>, problems: &mut Problems) -> Option<NodeAddress> {
-    if let Some(field) = field {
-        return field.parsed(problems, node_address).map(|placed| placed.value);
-    }
-    let listen = listen?;
-    if listen.value.port == 0 {
-        problems.error(
-            listen.span.clone(),
-            "the relay cannot take a free port: replicas must find it again",
-            "write a port from 1 to 65535",
-        );
-        return None;
-    }
-    if listen.value.is_wildcard() {
-        let remedy = "add announce = \"HOST:PORT\": the relay's address as the replicas see it";
-        problems.error(listen.span.clone(), "replicas cannot be told to follow a wildcard address", remedy);
-        return None;
-    }
-    Some(NodeAddress::new(listen.value.host.clone(), listen.value.port))
-}
-
-fn node_address(text: &str) -> Result<NodeAddress, Wrong> {
-    let wrong = || Wrong::new("this is not one address", "write HOST:PORT with a port from 1 to 65535");
-    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let port = parse_port(port)?;
-    let host = bare_host(host).filter(|_| port != 0).ok_or_else(wrong)?;
-    Ok(NodeAddress::new(host, port))
-}
-
-fn credentials(field: &Field<'_>, problems: &mut Problems) -> Option<Credentials> {
-    if field.is_text() {
-        let text = field.text(problems)?;
-        let (user, password) = text.split_once(':').map_or((None, text), |(user, password)| (Some(user), password));
-        if password.is_empty() {
-            problems.error(
-                field.span.clone(),
-                format!("`{}` has an empty password", field.path),
-                "write \"password\" or \"user:password\"",
-            );
-            return None;
-        }
-        return Some(Credentials { user: user.filter(|user| !user.is_empty()).map(str::to_owned), password: Secret::new(password) });
-    }
-    let mut fields = field.table(problems)?;
-    let user = fields.take("user").and_then(|field| field.text(problems).map(str::to_owned));
-    let password = fields.need("password", "auth = { user = \"…\", password = \"…\" }", problems);
-    let password = password.and_then(|field| field.text(problems).map(Secret::new));
-    fields.finish(problems);
-    Some(Credentials { user, password: password? })
-}
-
 fn reader(field: &Field<'_>, problems: &mut Problems) -> Option<ReaderDraft> {
     let mut fields = field.table(problems)?;
     let draft = ReaderDraft {
         listen: fields.need("listen", "listen = \"127.0.0.1:6390\"", problems).and_then(|field| field.listen(problems)),
         max_clients: fields.take("max_clients").and_then(|field| field.count(1..=1_000_000, problems)).unwrap_or(10_000),
-        park: time(&mut fields, "park", s(0)..=s(60), problems).unwrap_or(s(5)),
+        park: fields.duration("park", s(0)..=s(60), problems).unwrap_or(s(5)),
     };
     fields.finish(problems);
     Some(draft)
 }
 
 fn freeze(field: &Field<'_>, problems: &mut Problems) -> Option<FreezeMode> {
-    let mode = choice(field, &FREEZE, problems)?;
+    let mode = field.choice(&FREEZE, problems)?;
     if mode == FreezeMode::Detach {
         let remedy = "prefer \"hold\": a detached replica calls itself a master, and expires and evicts keys by itself";
         problems.note(field.span.clone(), "actives are detached (REPLICAOF NO ONE) while a new dataset arrives", remedy);
@@ -371,7 +258,7 @@ fn max_lag(field: &Field<'_>, problems: &mut Problems) -> Option<MaxLag> {
     let max_lag = MaxLag {
         bytes: fields.take("bytes").and_then(|field| field.size(1..=(1 << 40), problems)).unwrap_or(default.bytes),
         // Replicas send one ACK a second: less than that could never be kept.
-        time: time(&mut fields, "time", ms(1100)..=s(3600), problems).unwrap_or(default.time),
+        time: fields.duration("time", ms(1100)..=s(3600), problems).unwrap_or(default.time),
     };
     fields.finish(problems);
     Some(max_lag)
@@ -383,7 +270,7 @@ fn guard(field: &Field<'_>, problems: &mut Problems) -> Option<Guard> {
     let guard = Guard {
         min_keys_ratio: fields.take("min_keys_ratio").and_then(|field| field.ratio(0.0..=1.0, problems)).unwrap_or(default.min_keys_ratio),
         min_keys: fields.take("min_keys").and_then(|field| field.count(0..=u64::MAX, problems)).unwrap_or(default.min_keys),
-        drift: fields.take("drift").and_then(|field| choice(&field, &DRIFT, problems)).unwrap_or(default.drift),
+        drift: fields.take("drift").and_then(|field| field.choice(&DRIFT, problems)).unwrap_or(default.drift),
     };
     fields.finish(problems);
     Some(guard)
@@ -395,7 +282,7 @@ fn notify(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<NotifySettin
         let Some(mut fields) = element.table(problems) else { continue };
         let url = fields.need("url", "notify = [{ url = \"http://localhost:8002/failover\" }]", problems);
         let url = url.and_then(|field| field.parsed(problems, webhook_url));
-        let format = fields.take("format").and_then(|field| choice(&field, &FORMAT, problems)).unwrap_or(NotifyFormat::Form);
+        let format = fields.take("format").and_then(|field| field.choice(&FORMAT, problems)).unwrap_or(NotifyFormat::Form);
         fields.finish(problems);
         let Some(url) = url else { continue };
         if targets.iter().any(|target| target.url == url.value) {
@@ -416,29 +303,9 @@ fn webhook_url(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
-fn time(
-    fields: &mut Fields<'_>,
-    key: &'static str,
-    range: std::ops::RangeInclusive<Duration>,
-    problems: &mut Problems,
-) -> Option<Duration> {
-    fields.take(key).and_then(|field| field.duration(range, problems))
-}
-
-/// One of a few words.
-fn choice<T: Copy>(field: &Field<'_>, choices: &[(&str, T)], problems: &mut Problems) -> Option<T> {
-    let words = choices.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(" or ");
-    let read = |text: &str| {
-        let found = choices.iter().find(|(word, _)| *word == text);
-        found.map(|(_, value)| *value).ok_or_else(|| Wrong::new("no such choice", format!("write {words}")))
-    };
-    field.parsed(problems, read).map(|placed| placed.value)
-}
-
 const STANDBY: [(&str, StandbyMode); 2] = [("empty", StandbyMode::Empty), ("warm", StandbyMode::Warm)];
 const CONSISTENCY: [(&str, Consistency); 2] = [("rolling", Consistency::Rolling), ("atomic", Consistency::Atomic)];
 const SNAPSHOT_FROM: [(&str, SnapshotFrom); 2] = [("primary", SnapshotFrom::Primary), ("replica", SnapshotFrom::Replica)];
-const ACK: [(&str, AckPolicy); 2] = [("replicated", AckPolicy::Replicated), ("received", AckPolicy::Received)];
 const FREEZE: [(&str, FreezeMode); 2] = [("hold", FreezeMode::Hold), ("detach", FreezeMode::Detach)];
 const DRIFT: [(&str, DriftGuard); 2] = [("refuse", DriftGuard::Refuse), ("warn", DriftGuard::Warn)];
 const FORMAT: [(&str, NotifyFormat); 2] = [("form", NotifyFormat::Form), ("json", NotifyFormat::Json)];

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`fields`] | walks the TOML tree, knows which keys were asked for |
 //! | [`units`], [`server`] | sizes, durations, addresses, server URLs |
-//! | [`group`] | the keys of a group |
+//! | [`group`], [`relay`] | the keys of a group, and those of its relay |
 //! | [`cross`] | rules that span several keys |
 //! | [`problem`], [`redact`] | how mistakes are shown, and what never is |
 //! | [`template`] | what `rbuddy init` writes |
@@ -16,6 +16,7 @@ mod fields;
 mod group;
 mod problem;
 mod redact;
+mod relay;
 mod server;
 pub(crate) mod template;
 #[cfg(test)]
