@@ -282,7 +282,8 @@ impl World {
         state.map_or(Role::Unknown, |state| state.role(replica).clone())
     }
 
-    /// The relay is given a full resync on its main connection: no replica that serves could have gone on instead.
+    /// The relay is given a full resync on its main connection: no replica that serves could have gone on instead. Where most of them could not, as the
+    /// primary has lost what they have, they need the new dataset in either case, and the primary pays for it once.
     pub fn check_full_resync(&mut self, relay: &Relay, primary: &Process) {
         let is_first = self.lives > 1 && relay.upstream.full_resyncs + relay.upstream.partial_resyncs == 0;
         let is_settled = |at: &NodeAddress| {
@@ -290,10 +291,10 @@ impl World {
             let since = self.ledger.well_since.get(&process.run_id)?;
             (self.now.since(*since) >= SIGHT && self.role(at) == Role::Active && process.master.is_some()).then_some(process)
         };
-        let could_go_on = self.policy.replicas.iter().find(|at| {
-            is_settled(at)
-                .is_some_and(|process| process.data.is_some() && matches!(primary.psync(Some(process.position())), Answer::Continue(_)))
-        });
+        let goes_on = |process: &Process| process.data.is_some() && matches!(primary.psync(Some(process.position())), Answer::Continue(_));
+        let settled = self.policy.replicas.iter().filter_map(|at| Some((at, goes_on(is_settled(at)?))));
+        let (could, could_not): (Vec<_>, Vec<_>) = settled.partition(|(_, goes_on)| *goes_on);
+        let could_go_on = could.first().filter(|_| could.len() >= could_not.len()).map(|(at, _)| *at);
         if let Some(at) = could_go_on.filter(|_| !self.ledger.has_flapped).cloned() {
             let promise = if is_first { Promise::P7 } else { Promise::P5 };
             self.broken(promise, format!("the primary gives a full resync, and would have continued where {at} is"));
