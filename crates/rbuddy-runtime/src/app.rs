@@ -123,7 +123,8 @@ impl Group {
         let reader = match settings.reader.clone() {
             None => None,
             Some(reader) => {
-                let config = ReaderConfig { group: name.clone(), clock, settings: reader, replicas: settings.replicas.clone() };
+                let (replicas, fed) = (settings.replicas.clone(), relay.fed());
+                let config = ReaderConfig { group: name.clone(), clock, settings: reader, replicas, fed };
                 Some(reader::bind(config).await.map_err(|source| AppError::Reader { group: name.clone(), source })?)
             }
         };

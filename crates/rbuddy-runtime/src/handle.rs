@@ -4,7 +4,8 @@
 use rbuddy_core::control::assignment::Assignment;
 use rbuddy_core::control::plan::Plan;
 use rbuddy_core::control::status::{GroupStatus, Operation, OperationResult};
-use rbuddy_core::types::GroupName;
+use rbuddy_core::types::{GroupName, NodeAddress, Position};
+use std::fmt;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -33,4 +34,28 @@ pub struct OperationRequest {
     pub operation: Operation,
     /// The controller's answer.
     pub reply: oneshot::Sender<OperationResult>,
+}
+
+/// Says how far the relay has fed a replica, at the moment of asking: all of that may have been read there.
+#[derive(Clone)]
+pub struct Fed(Arc<AskRelay>);
+
+type AskRelay = dyn Fn(&NodeAddress) -> Vec<Position> + Send + Sync;
+
+impl Fed {
+    /// One that asks `relay`.
+    pub fn new(relay: impl Fn(&NodeAddress) -> Vec<Position> + Send + Sync + 'static) -> Fed {
+        Fed(Arc::new(relay))
+    }
+
+    /// How far, in this session or the last one, by each id of that history; empty: it was never fed.
+    pub fn to(&self, replica: &NodeAddress) -> Vec<Position> {
+        self.0(replica)
+    }
+}
+
+impl fmt::Debug for Fed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fed")
+    }
 }

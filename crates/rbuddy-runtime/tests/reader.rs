@@ -4,6 +4,7 @@ mod reader_world;
 
 use rbuddy_core::control::assignment::ActiveReplica;
 use rbuddy_core::resp::encode;
+use rbuddy_core::types::Position;
 use reader_world::{PATIENCE, Server, Wire, World, wait_for};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -312,6 +313,28 @@ async fn a_replica_that_is_behind_or_loading_or_a_primary_is_not_read() {
     }
     world.assign(vec![good], None);
     assert_eq!(client.ask(&["GET", "a"]).await, "$1\r\n1\r\n");
+}
+
+/// Until rbuddy's controller has noticed anything, the relay alone knows what may have been read there.
+#[tokio::test]
+async fn a_connection_whose_server_dies_waits_for_all_that_was_fed_to_that_one() {
+    let mut left = Server::replica(None, &[("who", "old")]).await;
+    let other = Server::replica(None, &[("who", "new")]).await;
+    let world = World::with(&[&left, &other], 100, Duration::from_millis(500)).await;
+    // They stand for two replicas of one history, with ids of their own: the endpoint is told that both ids are right.
+    let (mut first, mut second) = (left.active().await, other.active().await);
+    let ids = [second.replids.clone(), first.replids.clone()].concat();
+    (first.replids, second.replids) = (ids.clone(), ids.clone());
+    world.assign(vec![first.clone()], None);
+    let (mut client, mut fresh) = (world.client().await, world.client().await);
+    assert_eq!(client.ask(&["GET", "who"]).await, "$3\r\nold\r\n");
+    let has = other.info().await.offset.expect("INFO has it");
+    world.has_fed(&left, Position::new(ids[0], has.advance(1)));
+    world.assign(vec![first, second], None);
+    left.kill();
+    let reply = client.ask(&["GET", "who"]).await;
+    assert!(reply.starts_with("-MASTERDOWN rbuddy: ") && reply.contains("readers have seen"), "{reply}");
+    assert_eq!(fresh.ask(&["GET", "who"]).await, "$3\r\nnew\r\n", "it has read nothing yet");
 }
 
 #[tokio::test]

@@ -274,7 +274,9 @@ impl World {
                 rbuddy.pending.extend(actions);
                 continue;
             }
-            let event = match rbuddy.mailbox.pop_front() {
+            // What the relay shows comes before whatever else waits.
+            let view = rbuddy.mailbox.iter().position(|letter| matches!(letter, Letter::View)).unwrap_or(0);
+            let event = match rbuddy.mailbox.remove(view) {
                 Some(Letter::Event(event)) => event,
                 Some(Letter::View) => {
                     rbuddy.is_view_due = false;

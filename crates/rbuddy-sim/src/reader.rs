@@ -10,7 +10,7 @@ use rbuddy_core::control::assignment::{ActiveReplica, Assignment};
 use rbuddy_core::control::settings::FreezeMode;
 use rbuddy_core::reader::standing::{Standing, standing};
 use rbuddy_core::reader::trail::{Trail, check};
-use rbuddy_core::types::{NodeAddress, RunId, Time};
+use rbuddy_core::types::{NodeAddress, Position, RunId, Time};
 
 /// One application's connection.
 #[derive(Debug, Default)]
@@ -90,15 +90,24 @@ impl World {
             reader.lost = reader.server.take().map(|(address, _)| address).or(reader.lost.take());
         }
         if reader.server.is_none() {
+            if let Some(lost) = &reader.lost {
+                reader.trail.fed(&self.fed(lost));
+            }
             self.acquire(reader, &assignment);
         }
         self.read_from(reader);
     }
 
+    /// How far the relay has fed it.
+    fn fed(&self, replica: &NodeAddress) -> Vec<Position> {
+        let relay = self.rbuddy.as_ref().and_then(|rbuddy| rbuddy.relay.as_ref());
+        relay.map_or_else(Vec::new, |relay| relay.view().fed(replica))
+    }
+
     /// Compares its server with the newest assignment.
     fn follow(&mut self, reader: &mut Reader, assignment: &Assignment) {
-        let Some((address, run_id)) = &reader.server else { return };
-        match standing(assignment, address, *run_id) {
+        let Some((address, run_id)) = reader.server.clone() else { return };
+        match standing(assignment, &address, run_id) {
             _ if reader.trail.is_past(assignment) => {}
             Standing::Active(active) => {
                 reader.leave_until = None;
@@ -106,7 +115,10 @@ impl World {
             }
             Standing::Draining { until } if reader.is_pinned && self.now < until => reader.leave_until = Some(until),
             Standing::Draining { .. } | Standing::Gone if reader.is_pinned => reader.begin_anew(),
-            Standing::Draining { .. } | Standing::Gone => reader.server = None,
+            Standing::Draining { .. } | Standing::Gone => {
+                reader.trail.fed(&self.fed(&address));
+                reader.server = None;
+            }
         }
     }
 
@@ -135,8 +147,10 @@ impl World {
         if is_right.is_ok() {
             reader.server = Some((active.address.clone(), process.run_id));
             reader.trail.served(assignment.generation, active, info.position());
-            // A known gap: until rbuddy has noticed that a server broke off, nobody at the endpoint knows how far in its dataset its readers had seen.
-            let is_unnoticed = reader.lost.take().is_some_and(|lost| assignment.actives.iter().any(|active| active.address == lost));
+            // A known gap: of one that the relay does not feed yet nobody at the endpoint knows how far in its dataset its readers had seen, until rbuddy has
+            // noticed that it broke off.
+            let is_active = |lost: &NodeAddress| assignment.actives.iter().any(|active| active.address == *lost);
+            let is_unnoticed = reader.lost.take().is_some_and(|lost| is_active(&lost) && self.fed(&lost).is_empty());
             let root = process.data.map(|data| self.truth.root(data.line));
             reader.seen = reader.seen.take_if(|seen| !is_unnoticed || root != Some(self.truth.root(seen.line)));
         }

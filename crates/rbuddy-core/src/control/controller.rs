@@ -269,6 +269,7 @@ impl Controller {
     /// One pass over the whole situation.
     fn decide(&mut self, now: Time) {
         self.observe_served();
+        self.observe_lacking(now);
         if self.alarm.is_none() {
             self.follow_primary(now);
         }
@@ -277,7 +278,6 @@ impl Controller {
             self.go_on_taking_out(now);
             self.start(now);
             self.watch_planned(now);
-            self.observe_lacking(now);
             self.observe_shortage(now);
             self.record_ids(now);
             self.take_back(now);

@@ -20,8 +20,12 @@ impl Controller {
             let Some(info) = self.world.sight(&replica).filter(|sight| sight.is_answering()).and_then(|sight| sight.info()) else {
                 continue;
             };
-            let session = self.world.session(&replica).map(|session| &session.state);
-            let is_filled = matches!(session, Some(SessionState::Seeding { .. } | SessionState::Loading { .. }));
+            let is_filled = match self.world.session(&replica).map(|session| &session.state) {
+                Some(SessionState::Seeding { .. }) => true,
+                // The relay hears a moment later than we that it has loaded.
+                Some(SessionState::Loading { .. }) => info.is_loading || info.is_empty(),
+                Some(SessionState::Held(_) | SessionState::Streaming { .. }) | None => false,
+            };
             let has_evicted = info.keyspace.keys > 0 && info.evicted_keys.is_some_and(|keys| keys > 0);
             let is_known = self.lacks_keys(&replica);
             if is_known && (is_filled || info.is_empty()) {

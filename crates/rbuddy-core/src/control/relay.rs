@@ -2,7 +2,7 @@
 //! it wants ([`RelayOrders`]), the relay publishes what is ([`RelayView`]). Nothing is lost when one side is slow, and a restart
 //! of either needs no replay.
 
-use crate::replication::history::{History, KnownId, Place};
+use crate::replication::history::{History, KnownId, Place, by_every_id};
 use crate::replication::prospect::Gap;
 use crate::replication::psync::{FullResyncReason, HoldReason, Permit};
 use crate::types::{DatasetId, NextByte, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, ServerVersion, Time};
@@ -298,6 +298,14 @@ impl SessionView {
 }
 
 impl RelayView {
+    /// How far the replica at this address was fed, in this session or the last one, by each id of that history.
+    pub fn fed(&self, replica: &NodeAddress) -> Vec<Position> {
+        let now = self.sessions.get(replica).and_then(SessionView::sent);
+        let sent = now.or_else(|| self.ended.get(replica)?.sent);
+        // The live history is the last.
+        sent.map_or_else(Vec::new, |sent| by_every_id(self.histories.iter().rev(), sent))
+    }
+
     /// The history that the primary adds to.
     pub fn live(&self) -> Option<&History> {
         self.histories.iter().find(|history| history.live)

@@ -113,6 +113,17 @@ impl Trail {
         found == Some(seen) || found.and_then(age).zip(age(seen)).is_some_and(|(found, seen)| found > seen)
     }
 
+    /// The server is left, and was fed up to there, by each id of its history: all of that may have been read from it.
+    pub fn fed(&mut self, positions: &[Position]) {
+        let of_current = |position: &&Position| self.current.contains(&position.replid);
+        let known = self.position.as_ref().filter(of_current);
+        // Of the same offset the one with the newest id, which comes first.
+        let most = positions.iter().rev().filter(of_current).max_by_key(|position| position.offset);
+        if let Some(most) = most.filter(|most| known.is_none_or(|known| known.offset < most.offset)) {
+            self.position = Some(*most);
+        }
+    }
+
     /// The connection is served by this active from now on; `position` is where it was found.
     pub fn served(&mut self, generation: Generation, active: &ActiveReplica, position: Option<Position>) {
         self.generation = self.generation.max(generation);
@@ -242,5 +253,19 @@ mod tests {
         trail.served(Generation(1), &active(&['a']), healthy(500).position());
         trail.served(Generation(2), &active(&['b', 'a']), None);
         assert_eq!(trail.check(&renamed(450)), Ok(()));
+    }
+    #[test]
+    fn another_replica_must_have_what_the_one_that_is_left_was_fed() {
+        let at = |digit, offset| Position::new(id(digit), Offset::new(offset).expect("in range"));
+        let mut trail = Trail::default();
+        trail.served(Generation(1), &active(&['a']), healthy(500).position());
+        trail.fed(&[at('c', 900)]);
+        assert_eq!(trail.check(&healthy(500)), Ok(()), "of a history that was not read");
+        trail.fed(&[at('a', 400)]);
+        assert!(trail.check(&healthy(499)).is_err(), "what it was found at is known as well");
+        // The assignment may not name the newest id yet.
+        trail.fed(&[at('b', 700), at('a', 600)]);
+        assert!(trail.check(&healthy(599)).is_err());
+        assert_eq!(trail.check(&healthy(600)), Ok(()));
     }
 }

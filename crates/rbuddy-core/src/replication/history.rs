@@ -170,6 +170,13 @@ impl History {
     }
 }
 
+/// What somebody has up to there, by each id of the first of these histories that it is a position of: by an earlier id no more than that is right for.
+pub fn by_every_id<'a>(mut histories: impl Iterator<Item = &'a History>, position: Position) -> Vec<Position> {
+    let of = |history: &&History| !matches!(history.standing(position), Standing::UnknownId | Standing::PastLimit { .. });
+    let by = |known: &KnownId| Position::new(known.replid, known.until.map_or(position.offset, |until| until.min(position.offset)));
+    histories.find(of).map_or_else(|| vec![position], |history| history.ids().iter().map(by).collect())
+}
+
 /// Whether a replica that stands at `position` of one history may have followed `other` instead, where the bytes are not the same: the primary began
 /// again, under the same id, below what had arrived (somebody restored an image of its machine). What follows in the one is wrong for the other's.
 /// Also where one ends and the other starts: a primary that goes on from its own past may be at any byte when it is seen again.
@@ -226,6 +233,19 @@ mod tests {
         history.end = at('a', 125).offset;
         assert_eq!(history.standing(at('a', 120)), Standing::Covered);
         assert_eq!(history.standing(at('a', 131)), Standing::PastLimit { limit: at('a', 130).offset });
+    }
+
+    #[test]
+    fn what_somebody_has_is_told_by_every_id_of_the_history() {
+        let mut history = History::starting_at(at('a', 100), None);
+        history.end = at('a', 150).offset;
+        history.rename(id('b'));
+        history.end = at('b', 200).offset;
+        let other = History::starting_at(at('c', 10), None);
+        let told = |position| by_every_id([&other, &history].into_iter(), position);
+        assert_eq!(told(at('b', 180)), [at('b', 180), at('a', 150)]);
+        assert_eq!(told(at('a', 120)), [at('b', 120), at('a', 120)]);
+        assert_eq!(told(at('a', 160)), [at('a', 160)], "past that id's limit: of another history, which is not known");
     }
 
     #[test]

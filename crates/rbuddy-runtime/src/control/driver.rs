@@ -143,13 +143,14 @@ impl Driver {
         let mut next = self.carry_out_all(&cancel).await;
         while let Some(deadline) = next {
             let event = tokio::select! {
+                biased;
                 () = cancel.cancelled() => break,
-                event = self.next_event() => event,
                 Some(asker) = plans.recv() => {
                     // Whoever asked may have gone.
                     let _ = asker.send(Box::new(self.controller.plan(self.config.clock.now())));
                     continue;
                 }
+                event = self.next_event() => event,
                 () = tokio::time::sleep_until(deadline) => Event::Tick,
             };
             let is_outcome = matches!(event, Event::Outcome { .. });
@@ -210,12 +211,14 @@ impl Driver {
     /// Each branch is cancel safe; a view or request is taken only when this returns.
     async fn next_event(&mut self) -> Event {
         tokio::select! {
-            Some(event) = self.events.1.recv() => event,
+            biased;
+            // After a wait for the disk nothing is decided on what the relay showed before it.
             Ok(()) = self.config.relay.changed() => {
                 let view = self.config.relay.borrow_and_update().clone();
                 self.hurry_probes(view.upstream.state);
                 Event::Relay(Box::new(view))
             }
+            Some(event) = self.events.1.recv() => event,
             Ok(()) = self.config.sentinels.changed() => Event::Sentinels(self.config.sentinels.borrow_and_update().clone()),
             Some(OperationRequest { operation, reply }) = self.config.operations.recv() => {
                 let request = self.next_request;

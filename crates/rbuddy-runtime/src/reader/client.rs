@@ -188,8 +188,9 @@ impl Client {
     }
 
     fn drop_backend(&mut self) {
-        self.backend = None;
         self.leave_until = None;
+        let Some(backend) = self.backend.take() else { return };
+        self.trail.fed(&self.shared.fed.to(&backend.address));
     }
 
     /// A deadline has passed.

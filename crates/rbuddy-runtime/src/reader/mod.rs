@@ -23,6 +23,7 @@ mod counters;
 mod pump;
 
 use crate::clock::Clock;
+use crate::handle::Fed;
 use crate::settings::{Endpoint, ReaderSettings};
 use check::Checks;
 use client::Client;
@@ -53,6 +54,8 @@ pub struct ReaderConfig {
     pub settings: ReaderSettings,
     /// Credentials for the checks. Clients bring their own.
     pub replicas: Vec<Endpoint>,
+    /// How far a replica was fed: what a connection that leaves it may have read.
+    pub fed: Fed,
 }
 
 /// Why there is no reader endpoint.
@@ -85,6 +88,7 @@ struct Shared {
     clock: Clock,
     settings: ReaderSettings,
     replicas: BTreeMap<NodeAddress, Endpoint>,
+    fed: Fed,
     checks: Checks,
     counters: Arc<Counters>,
     tasks: TaskTracker,
@@ -101,6 +105,7 @@ pub async fn bind(config: ReaderConfig) -> Result<Reader, ReaderError> {
         clock: config.clock,
         settings: config.settings,
         replicas: config.replicas.into_iter().map(|replica| (replica.address.clone(), replica)).collect(),
+        fed: config.fed,
         checks: Checks::new(tasks.clone()),
         counters: Arc::default(),
         tasks,

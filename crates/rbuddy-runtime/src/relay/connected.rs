@@ -5,7 +5,8 @@
 use super::hub::{Hub, Inner};
 use super::stretch::StretchKey;
 use rbuddy_core::control::relay::{AckPolicy, SessionState, SessionView};
-use rbuddy_core::types::{Flavour, NodeAddress, Offset, ServerVersion, Time};
+use rbuddy_core::replication::history::by_every_id;
+use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position, ServerVersion, Time};
 use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
 
@@ -116,6 +117,14 @@ impl Hub {
 impl Inner {
     pub(super) fn session_mut(&mut self, address: &NodeAddress, serial: u64) -> Option<&mut Session> {
         self.sessions.get_mut(address).filter(|session| session.serial == serial)
+    }
+
+    /// How far the replica at this address was fed, in this session or the last one, by each id of that history.
+    pub(super) fn fed(&self, address: &NodeAddress) -> Vec<Position> {
+        let now = self.sessions.get(address).and_then(|session| session.view.sent());
+        let sent = now.or_else(|| self.ended.get(address)?.sent);
+        // The live history is the last.
+        sent.map_or_else(Vec::new, |sent| by_every_id(self.stretches.iter().rev().map(|stretch| &stretch.history), sent))
     }
 
     /// A replica's connection is gone: why, and how far it was fed, goes on being told.

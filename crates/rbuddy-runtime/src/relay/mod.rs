@@ -66,6 +66,7 @@ mod visit;
 pub use alone::run_alone;
 
 use crate::clock::Clock;
+use crate::handle::Fed;
 use crate::settings::{Credentials, Endpoint, PrimarySettings, RelaySettings};
 use bulletin::Bulletin;
 use files::FileError;
@@ -193,6 +194,12 @@ impl Relay {
     /// What is, from now on.
     pub fn view(&self) -> watch::Receiver<RelayView> {
         self.hub.view.clone()
+    }
+
+    /// How far each replica is fed, for whoever moves its readers.
+    pub fn fed(&self) -> Fed {
+        let hub = Arc::clone(&self.hub);
+        Fed::new(move |replica| hub.lock().fed(replica))
     }
 
     /// Runs until cancelled. Files that a next run can go on from stay.

@@ -5,12 +5,14 @@ use rbuddy_core::info::ServerInfo;
 use rbuddy_core::reader::view::ReaderView;
 use rbuddy_core::resp::encode;
 use rbuddy_core::resp::frame::ReplyFramer;
-use rbuddy_core::types::{Generation, NodeAddress, Offset, Time};
+use rbuddy_core::types::{Generation, NodeAddress, Offset, Position, Time};
+use rbuddy_runtime::handle::Fed;
 use rbuddy_runtime::reader::{ReaderConfig, bind};
 use rbuddy_runtime::settings::{Endpoint, ReaderSettings, Secret};
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -182,6 +184,7 @@ pub(crate) struct World {
     pub(crate) address: SocketAddr,
     pub(crate) view: watch::Receiver<ReaderView>,
     assignments: watch::Sender<Arc<Assignment>>,
+    fed: Arc<Mutex<BTreeMap<NodeAddress, Position>>>,
     cancel: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -192,11 +195,16 @@ impl World {
     }
 
     pub(crate) async fn with(servers: &[&Server], max_clients: usize, park: Duration) -> World {
+        let fed = Arc::<Mutex<BTreeMap<NodeAddress, Position>>>::default();
         let config = ReaderConfig {
             group: "main".parse().expect("a name"),
             clock: rbuddy_runtime::clock::Clock::start(),
             settings: ReaderSettings { listen: "127.0.0.1:0".to_owned(), max_clients, park },
             replicas: servers.iter().map(|server| server.endpoint()).collect(),
+            fed: Fed::new({
+                let fed = Arc::clone(&fed);
+                move |replica| fed.lock().expect("nobody panicked").get(replica).copied().into_iter().collect()
+            }),
         };
         let reader = bind(config).await.expect("a free port");
         let (address, view) = (reader.local_addr(), reader.view());
@@ -211,7 +219,12 @@ impl World {
         let cancel = CancellationToken::new();
         let token = cancel.clone();
         let task = tokio::spawn(async move { reader.run(follow, token).await.expect("it serves") });
-        World { address, view, assignments, cancel, task }
+        World { address, view, assignments, fed, cancel, task }
+    }
+
+    /// The relay has fed this server so far.
+    pub(crate) fn has_fed(&self, server: &Server, position: Position) {
+        self.fed.lock().expect("nobody panicked").insert(server.address(), position);
     }
 
     /// The next assignment: these are active, this one is being left for so long.
