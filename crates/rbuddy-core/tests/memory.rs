@@ -6,7 +6,7 @@ mod scene;
 
 use rbuddy_core::control::drift::Settings;
 use rbuddy_core::control::event::Probe;
-use rbuddy_core::control::status::Phase;
+use rbuddy_core::control::status::{Operation, Phase};
 use rbuddy_core::info::ServerInfo;
 use scene::situations::{SOON, normal};
 use scene::{A, B, C, Scene, address};
@@ -40,12 +40,51 @@ fn a_standby_that_has_evicted_keys_is_filled_anew_before_it_is_promoted() {
 
         let before = scene.sync_full;
         scene.restart_rbuddy();
-        let said = scene.at(B).says.as_mut().unwrap();
-        (said.info.max_memory, said.info.max_memory_policy) = (None, None);
+        has_all_that_it_needs(&mut scene);
         scene.until(SOON, "B is promoted", |scene| scene.active() == [B]);
         assert_eq!(scene.at(B).keys, 100_000);
         assert!(scene.sync_full <= before + 1, "one snapshot for it, where none is kept");
     }
+}
+
+fn has_all_that_it_needs(scene: &mut Scene) {
+    let said = scene.at(B).says.as_mut().unwrap();
+    (said.info.max_memory, said.info.max_memory_policy) = (None, None);
+}
+
+/// Seed 104796: nobody looked for as long as the group was paused, and then its limit had been raised.
+#[test]
+fn what_a_standby_evicts_while_the_group_is_paused_is_known_afterwards() {
+    let mut scene = normal();
+    evicts(&mut scene, 95_000);
+    scene.replace_primary(100_000);
+    scene.until(SOON, "B loads", |scene| scene.replicas[&address(B)].loading_steps > 0);
+    scene.operate(Operation::Pause).unwrap();
+    scene.until(SOON, "B is filled", is_filled);
+    evicts(&mut scene, 95_000);
+    scene.run(SOON);
+    scene.restart_rbuddy();
+    has_all_that_it_needs(&mut scene);
+    scene.operate(Operation::Resume).unwrap();
+    scene.until(SOON, "B is promoted", |scene| scene.active() == [B]);
+    assert_eq!(scene.at(B).keys, 100_000);
+}
+
+/// Seed 103348: it had loaded and evicted, and was restarted before anybody looked. Its next process has evicted nothing.
+#[test]
+fn a_standby_that_comes_back_with_what_it_kept_of_a_dataset_is_filled_anew_before_it_is_promoted() {
+    let mut scene = normal();
+    evicts(&mut scene, 95_000);
+    scene.replace_primary(100_000);
+    scene.until(SOON, "B is filled", is_filled);
+    evicts(&mut scene, 95_000);
+    let kept = scene.at(B).says.take();
+    scene.restart(B, true);
+    (scene.at(B).says, scene.at(B).evicted) = (kept, 0);
+    scene.run(SOON);
+    has_all_that_it_needs(&mut scene);
+    scene.until(SOON, "B is promoted", |scene| scene.active() == [B]);
+    assert_eq!(scene.at(B).keys, 100_000);
 }
 
 /// Seeds 200859, 201661: the dataset seemed refused, and the standby that had evicted most of it was looked at for ever.

@@ -18,7 +18,7 @@ impl Controller {
                 Role::Unknown => self.classify_unknown(&replica, &info),
                 Role::Refused { .. } => self.look_again_at_refused(&replica, &info),
                 Role::Active => self.classify_active(now, &replica, &info),
-                Role::Standby => self.classify_standby(&replica, &info),
+                Role::Standby => self.classify_standby(now, &replica, &info),
                 Role::Draining => self.classify_draining(&replica, &info),
                 Role::Emptying { .. } | Role::Drained => {}
             }
@@ -89,7 +89,7 @@ impl Controller {
     }
 
     /// A standby that took foreign keys (it restarted as a primary and somebody wrote to it) is not ours to empty.
-    fn classify_standby(&mut self, replica: &NodeAddress, info: &ServerInfo) {
+    fn classify_standby(&mut self, now: Time, replica: &NodeAddress, info: &ServerInfo) {
         if info.is_loading || info.is_sync_in_progress {
             return;
         }
@@ -100,6 +100,7 @@ impl Controller {
         if self.record(replica).run_id != info.run_id {
             self.record(replica).run_id = info.run_id;
             self.story(StoryLevel::Info, Some(replica), "standby restarted".into());
+            self.observe_own_load(now, replica, info);
         }
     }
 

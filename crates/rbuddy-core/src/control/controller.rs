@@ -270,6 +270,7 @@ impl Controller {
     fn decide(&mut self, now: Time) {
         self.observe_served();
         self.observe_lacking(now);
+        self.observe_flaps(now);
         if self.alarm.is_none() {
             self.follow_primary(now);
         }
@@ -289,7 +290,6 @@ impl Controller {
             self.record_ids(now);
         }
         self.forget_ended();
-        self.observe_flaps(now);
         self.observe_reference(now);
         self.describe(now);
         self.publish(now);

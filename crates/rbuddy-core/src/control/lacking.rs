@@ -11,6 +11,7 @@ use super::relay::SessionState;
 use super::state::Role;
 use super::status::Setting;
 use super::world::Sight;
+use crate::info::ServerInfo;
 use crate::types::{DatasetId, NodeAddress, Time};
 
 impl Controller {
@@ -37,6 +38,13 @@ impl Controller {
             {
                 self.note_lacking(&replica);
             }
+        }
+    }
+
+    /// Another process, with what it has loaded by itself, under such a limit: what the one before has evicted nobody counts any more.
+    pub(super) fn observe_own_load(&mut self, now: Time, standby: &NodeAddress, info: &ServerInfo) {
+        if !info.is_empty() && !self.lacks_keys(standby) && self.has_too_little_memory(now, standby) {
+            self.note_lacking(standby);
         }
     }
 
