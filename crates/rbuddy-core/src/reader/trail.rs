@@ -113,14 +113,17 @@ impl Trail {
         found == Some(seen) || found.and_then(age).zip(age(seen)).is_some_and(|(found, seen)| found > seen)
     }
 
-    /// The server is left, and was fed up to there, by each id of its history: all of that may have been read from it.
+    /// The server is left, and was fed up to there, by each id of its history, the newest first: all of that may have been read from it. The assignment may
+    /// not know the newest ids yet.
     pub fn fed(&mut self, positions: &[Position]) {
-        let of_current = |position: &&Position| self.current.contains(&position.replid);
-        let known = self.position.as_ref().filter(of_current);
-        // Of the same offset the one with the newest id, which comes first.
-        let most = positions.iter().rev().filter(of_current).max_by_key(|position| position.offset);
-        if let Some(most) = most.filter(|most| known.is_none_or(|known| known.offset < most.offset)) {
-            self.position = Some(*most);
+        let (Some(newest), Some(known_from)) = (positions.first(), positions.iter().position(|at| self.current.contains(&at.replid)))
+        else {
+            return;
+        };
+        let known = self.position.filter(|known| self.current.contains(&known.replid));
+        self.current.splice(0..0, positions[..known_from].iter().map(|at| at.replid));
+        if known.is_none_or(|known| known.offset < newest.offset) {
+            self.position = Some(*newest);
         }
     }
 
@@ -265,7 +268,9 @@ mod tests {
         assert!(trail.check(&healthy(499)).is_err(), "what it was found at is known as well");
         // The assignment may not name the newest id yet.
         trail.fed(&[at('b', 700), at('a', 600)]);
-        assert!(trail.check(&healthy(599)).is_err());
-        assert_eq!(trail.check(&healthy(600)), Ok(()));
+        assert!(trail.check(&healthy(600)).is_err(), "it has not heard of the newest id, and of what came under it");
+        let renamed = |offset| ServerInfo { replid: Some(id('b')), ..healthy(offset) };
+        assert!(trail.check(&renamed(699)).is_err());
+        assert_eq!(trail.check(&renamed(700)), Ok(()));
     }
 }
