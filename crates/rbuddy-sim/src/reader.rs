@@ -25,8 +25,8 @@ pub struct Reader {
     life: u32,
     trail: Trail,
     seen: Option<Point>,
-    /// Its server broke off by itself.
-    lost: Option<NodeAddress>,
+    /// The server that it had last, while it has none.
+    left: Option<(NodeAddress, RunId)>,
     leave_until: Option<Time>,
 }
 
@@ -39,8 +39,7 @@ impl Reader {
     /// Its server closed the connection.
     pub fn cut(&mut self, at: &NodeAddress) {
         if self.server.as_ref().is_some_and(|(address, _)| address == at) {
-            self.server = None;
-            self.lost = Some(at.clone());
+            self.left = self.server.take();
             if self.is_direct {
                 self.begin_anew();
             }
@@ -49,7 +48,7 @@ impl Reader {
 
     /// A new connection owes nothing to what an earlier one saw.
     fn begin_anew(&mut self) {
-        (self.server, self.trail, self.seen, self.leave_until, self.lost) = (None, Trail::default(), None, None, None);
+        (self.server, self.trail, self.seen, self.leave_until, self.left) = (None, Trail::default(), None, None, None);
     }
 }
 
@@ -87,11 +86,11 @@ impl World {
         self.follow(reader, &assignment);
         // The endpoint's connection to a server may break while both are well.
         if !reader.is_pinned && reader.dice.one_in(BREAKS) {
-            reader.lost = reader.server.take().map(|(address, _)| address).or(reader.lost.take());
+            reader.left = reader.server.take().or(reader.left.take());
         }
         if reader.server.is_none() {
-            if let Some(lost) = &reader.lost {
-                reader.trail.fed(&self.fed(lost));
+            if let Some((left, run_id)) = &reader.left {
+                reader.trail.fed(*run_id, &self.fed(left));
             }
             self.acquire(reader, &assignment);
         }
@@ -116,8 +115,8 @@ impl World {
             Standing::Draining { until } if reader.is_pinned && self.now < until => reader.leave_until = Some(until),
             Standing::Draining { .. } | Standing::Gone if reader.is_pinned => reader.begin_anew(),
             Standing::Draining { .. } | Standing::Gone => {
-                reader.trail.fed(&self.fed(&address));
-                reader.server = None;
+                reader.trail.fed(run_id, &self.fed(&address));
+                reader.left = reader.server.take();
             }
         }
     }
@@ -149,8 +148,8 @@ impl World {
             reader.trail.served(assignment.generation, active, info.position());
             // A known gap: of one that the relay does not feed yet nobody at the endpoint knows how far in its dataset its readers had seen, until rbuddy has
             // noticed that it broke off.
-            let is_active = |lost: &NodeAddress| assignment.actives.iter().any(|active| active.address == *lost);
-            let is_unnoticed = reader.lost.take().is_some_and(|lost| is_active(&lost) && self.fed(&lost).is_empty());
+            let is_active = |left: &NodeAddress| assignment.actives.iter().any(|active| active.address == *left);
+            let is_unnoticed = reader.left.take().is_some_and(|(left, _)| is_active(&left) && self.fed(&left).is_empty());
             let root = process.data.map(|data| self.truth.root(data.line));
             reader.seen = reader.seen.take_if(|seen| !is_unnoticed || root != Some(self.truth.root(seen.line)));
         }

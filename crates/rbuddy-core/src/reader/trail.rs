@@ -20,6 +20,8 @@ pub struct Trail {
     left: VecDeque<Vec<ReplId>>,
     /// The newest position that was surely read from.
     position: Option<Position>,
+    /// What may have been read besides, of the process that was left last: how far that was fed.
+    fed: Option<(RunId, Position)>,
 }
 
 /// Why a server may not be read by a connection.
@@ -97,13 +99,14 @@ impl Trail {
         is_older || (!shares(&self.current, &active.replids) && self.left.iter().any(|left| shares(left, &active.replids)))
     }
 
-    /// Whether the server that said `info` has at least what this connection has surely read in the same history.
+    /// Whether the server that said `info` has at least what this connection has read in the same history, and may have read of another process: whatever it
+    /// has read of this one, this one has still.
     pub fn check(&self, info: &ServerInfo) -> Result<(), CheckRefusal> {
-        match self.position {
-            Some(seen) if self.is_comparable(seen.replid, info.replid) && info.offset < Some(seen.offset) => {
-                Err(CheckRefusal::Behind { needed: seen.offset, found: info.offset })
-            }
-            Some(_) | None => Ok(()),
+        let fed = self.fed.filter(|(of, _)| Some(*of) != info.run_id).map(|(_, position)| position);
+        let is_missing = |seen: &Position| self.is_comparable(seen.replid, info.replid) && info.offset < Some(seen.offset);
+        match [self.position, fed].into_iter().flatten().find(is_missing) {
+            Some(seen) => Err(CheckRefusal::Behind { needed: seen.offset, found: info.offset }),
+            None => Ok(()),
         }
     }
 
@@ -113,24 +116,27 @@ impl Trail {
         found == Some(seen) || found.and_then(age).zip(age(seen)).is_some_and(|(found, seen)| found > seen)
     }
 
-    /// The server is left, and was fed up to there, by each id of its history, the newest first: all of that may have been read from it. The assignment may
-    /// not know the newest ids yet.
-    pub fn fed(&mut self, positions: &[Position]) {
+    /// This process was left, and was fed up to there, by each id of its history, the newest first: all of that may have been read from it. The assignment may
+    /// not know the newest ids yet. To be told anew before each attempt to find another: the history may have got a new id meanwhile.
+    pub fn fed(&mut self, process: RunId, positions: &[Position]) {
         let (Some(newest), Some(known_from)) = (positions.first(), positions.iter().position(|at| self.current.contains(&at.replid)))
         else {
             return;
         };
-        let known = self.position.filter(|known| self.current.contains(&known.replid));
         self.current.splice(0..0, positions[..known_from].iter().map(|at| at.replid));
-        if known.is_none_or(|known| known.offset < newest.offset) {
-            self.position = Some(*newest);
+        // What comes after it at the same address may be fed from further back.
+        let is_less = |(of, known): (RunId, Position)| of == process && newest.offset < known.offset;
+        if !self.fed.is_some_and(is_less) {
+            self.fed = Some((process, *newest));
         }
     }
 
     /// The connection is served by this active from now on; `position` is where it was found.
     pub fn served(&mut self, generation: Generation, active: &ActiveReplica, position: Option<Position>) {
         self.generation = self.generation.max(generation);
-        self.position = position.or(self.position);
+        if position.is_some() {
+            (self.position, self.fed) = (position, None);
+        }
         if active.replids.is_empty() || self.current == active.replids {
             return;
         }
@@ -260,14 +266,20 @@ mod tests {
     #[test]
     fn another_replica_must_have_what_the_one_that_is_left_was_fed() {
         let at = |digit, offset| Position::new(id(digit), Offset::new(offset).expect("in range"));
+        let (left, other) = ("1".repeat(40).parse().expect("a run id"), healthy(0).run_id.expect("it has one"));
         let mut trail = Trail::default();
         trail.served(Generation(1), &active(&['a']), healthy(500).position());
-        trail.fed(&[at('c', 900)]);
+        trail.fed(left, &[at('c', 900)]);
         assert_eq!(trail.check(&healthy(500)), Ok(()), "of a history that was not read");
-        trail.fed(&[at('a', 400)]);
+        trail.fed(left, &[at('a', 400)]);
         assert!(trail.check(&healthy(499)).is_err(), "what it was found at is known as well");
+        trail.fed(left, &[at('a', 600)]);
+        assert!(trail.check(&healthy(599)).is_err());
+        assert_eq!(trail.check(&healthy(600)), Ok(()));
+        trail.fed(other, &[at('a', 600)]);
+        assert_eq!(trail.check(&healthy(500)), Ok(()), "it may not have got all that it was sent, but has all that was read from it");
         // The assignment may not name the newest id yet.
-        trail.fed(&[at('b', 700), at('a', 600)]);
+        trail.fed(left, &[at('b', 700), at('a', 600)]);
         assert!(trail.check(&healthy(600)).is_err(), "it has not heard of the newest id, and of what came under it");
         let renamed = |offset| ServerInfo { replid: Some(id('b')), ..healthy(offset) };
         assert!(trail.check(&renamed(699)).is_err());

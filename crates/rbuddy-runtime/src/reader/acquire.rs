@@ -6,13 +6,16 @@ use super::counters::Park;
 use rbuddy_core::control::assignment::{ActiveReplica, Assignment};
 use rbuddy_core::reader::session::Session;
 use rbuddy_core::reader::trail::Trail;
-use rbuddy_core::types::NodeAddress;
+use rbuddy_core::types::{NodeAddress, RunId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
+
+/// A server that was left.
+pub(super) type Left = (NodeAddress, RunId);
 
 /// Why a client has no server.
 #[derive(Debug)]
@@ -29,6 +32,7 @@ pub(super) async fn acquire(
     assignments: &mut watch::Receiver<Arc<Assignment>>,
     session: &Session,
     trail: &mut Trail,
+    left: Option<&Left>,
     deadline: Instant,
 ) -> Result<Backend, NoServer> {
     let since = std::time::Instant::now();
@@ -38,6 +42,7 @@ pub(super) async fn acquire(
     let mut last_failure = None;
     loop {
         let assignment = Arc::clone(&assignments.borrow_and_update());
+        left.into_iter().for_each(|left| note_fed(shared, trail, left));
         let reason = match choose(shared, &assignment, trail, &tried) {
             Choice::Backwards => return Err(NoServer::Backwards),
             Choice::Active { active, are_others_left } => {
@@ -75,6 +80,11 @@ pub(super) async fn acquire(
             () = sleep_until(again) => wait = (wait + RETRY_FIRST).min(RETRY_MAX),
         }
     }
+}
+
+/// All that it was fed may have been read.
+pub(super) fn note_fed(shared: &Shared, trail: &mut Trail, (address, process): &Left) {
+    trail.fed(*process, &shared.fed.to(address));
 }
 
 /// Waits for another assignment; for ever, when there will be none.

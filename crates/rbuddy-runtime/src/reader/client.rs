@@ -1,7 +1,7 @@
 //! One client, from accept to close: which server it has, when it leaves it, how it ends.
 
 use super::Shared;
-use super::acquire::{NoServer, acquire, changed};
+use super::acquire::{Left, NoServer, acquire, changed, note_fed};
 use super::backend::Backend;
 use super::counters::ClientCount;
 use super::pump::{Intent, Pump, Wake};
@@ -27,6 +27,8 @@ pub(super) struct Client {
     backend: Option<Backend>,
     had_backend: bool,
     trail: Trail,
+    /// The server that it had last, while it has none.
+    left: Option<Left>,
     assignments: watch::Receiver<Arc<Assignment>>,
     /// The server is being left; whoever cannot by then is closed.
     leave_until: Option<Instant>,
@@ -52,6 +54,7 @@ impl Client {
             backend: None,
             had_backend: false,
             trail: Trail::default(),
+            left: None,
             assignments,
             leave_until: None,
             end_at: None,
@@ -144,7 +147,7 @@ impl Client {
             // The next turn sees it too, and does what is to be done.
             () = cancel.cancelled() => return Next::GoOn,
             () = self.pump.is_closed() => None,
-            acquired = acquire(&self.shared, &mut self.assignments, session, &mut self.trail, deadline) => Some(acquired),
+            acquired = acquire(&self.shared, &mut self.assignments, session, &mut self.trail, self.left.as_ref(), deadline) => Some(acquired),
         };
         let Some(acquired) = acquired else {
             self.pump.client_ended();
@@ -156,6 +159,7 @@ impl Client {
                 if std::mem::replace(&mut self.had_backend, true) {
                     self.shared.counters.add_move();
                 }
+                self.left = None;
                 self.backend = Some(backend);
                 self.pump.has_server();
                 Next::GoOn
@@ -190,7 +194,8 @@ impl Client {
     fn drop_backend(&mut self) {
         self.leave_until = None;
         let Some(backend) = self.backend.take() else { return };
-        self.trail.fed(&self.shared.fed.to(&backend.address));
+        let left = self.left.insert((backend.address.clone(), backend.run_id));
+        note_fed(&self.shared, &mut self.trail, left);
     }
 
     /// A deadline has passed.
