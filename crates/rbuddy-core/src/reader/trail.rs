@@ -263,6 +263,7 @@ mod tests {
         trail.served(Generation(2), &active(&['b', 'a']), None);
         assert_eq!(trail.check(&renamed(450)), Ok(()));
     }
+
     #[test]
     fn another_replica_must_have_what_the_one_that_is_left_was_fed() {
         let at = |digit, offset| Position::new(id(digit), Offset::new(offset).expect("in range"));
