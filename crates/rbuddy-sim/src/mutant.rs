@@ -35,6 +35,8 @@ pub enum Mutant {
     EmptiedAnswersReads,
     /// The endpoint does not remember what a connection has seen.
     ReadersForgetTheirTrail,
+    /// Nor what its server was fed.
+    ReadersAskNoRelay,
     /// The state file is not read at start.
     ForgetsTheStateFile,
     /// Notifications are not read from it.
@@ -43,7 +45,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, with the promise that each breaks.
-    pub const ALL: [(Mutant, Promise); 14] = [
+    pub const ALL: [(Mutant, Promise); 15] = [
         (Mutant::ReadersTakeAnyProcess, Promise::P1),
         (Mutant::SeedsActives, Promise::P2),
         (Mutant::TakesForeignForItsOwn, Promise::P3),
@@ -56,6 +58,7 @@ impl Mutant {
         (Mutant::LosesOutcomes, Promise::P8),
         (Mutant::EmptiedAnswersReads, Promise::P9),
         (Mutant::ReadersForgetTheirTrail, Promise::P10),
+        (Mutant::ReadersAskNoRelay, Promise::P10),
         (Mutant::ForgetsTheStateFile, Promise::P10),
         (Mutant::ForgetsTheOutbox, Promise::Told),
     ];
@@ -79,6 +82,7 @@ impl Mutant {
             | Mutant::LosesOutcomes
             | Mutant::EmptiedAnswersReads
             | Mutant::ReadersForgetTheirTrail
+            | Mutant::ReadersAskNoRelay
             | Mutant::ForgetsTheStateFile
             | Mutant::ForgetsTheOutbox => {}
         }

@@ -89,9 +89,7 @@ impl World {
             reader.left = reader.server.take().or(reader.left.take());
         }
         if reader.server.is_none() {
-            if let Some((left, run_id)) = &reader.left {
-                reader.trail.fed(*run_id, &self.fed(left));
-            }
+            self.note_fed(reader);
             self.acquire(reader, &assignment);
         }
         self.read_from(reader);
@@ -101,6 +99,14 @@ impl World {
     fn fed(&self, replica: &NodeAddress) -> Vec<Position> {
         let relay = self.rbuddy.as_ref().and_then(|rbuddy| rbuddy.relay.as_ref());
         relay.map_or_else(Vec::new, |relay| relay.view().fed(replica))
+    }
+
+    /// All that the server which it has left was fed may have been read.
+    fn note_fed(&self, reader: &mut Reader) {
+        let asks = self.mutant != Some(Mutant::ReadersAskNoRelay);
+        if let Some((left, run_id)) = reader.left.as_ref().filter(|_| asks) {
+            reader.trail.fed(*run_id, &self.fed(left));
+        }
     }
 
     /// Compares its server with the newest assignment.
@@ -115,8 +121,8 @@ impl World {
             Standing::Draining { until } if reader.is_pinned && self.now < until => reader.leave_until = Some(until),
             Standing::Draining { .. } | Standing::Gone if reader.is_pinned => reader.begin_anew(),
             Standing::Draining { .. } | Standing::Gone => {
-                reader.trail.fed(run_id, &self.fed(&address));
                 reader.left = reader.server.take();
+                self.note_fed(reader);
             }
         }
     }
