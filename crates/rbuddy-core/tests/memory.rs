@@ -78,9 +78,7 @@ fn a_standby_that_comes_back_with_what_it_kept_of_a_dataset_is_filled_anew_befor
     scene.replace_primary(100_000);
     scene.until(SOON, "B is filled", is_filled);
     evicts(&mut scene, 95_000);
-    let kept = scene.at(B).says.take();
     scene.restart(B, true);
-    (scene.at(B).says, scene.at(B).evicted) = (kept, 0);
     scene.run(SOON);
     has_all_that_it_needs(&mut scene);
     scene.until(SOON, "B is promoted", |scene| scene.active() == [B]);

@@ -161,7 +161,8 @@ impl Scene {
                     if !is_paused {
                         server.offset = history.end.get();
                         if history.live && self.view.upstream.state == UpstreamState::Streaming {
-                            (server.keys, server.expires) = (self.primary.keys.saturating_sub(server.evicted), self.primary.expires);
+                            let lacking = server.evicted + server.evicted_before;
+                            (server.keys, server.expires) = (self.primary.keys.saturating_sub(lacking), self.primary.expires);
                         }
                     }
                     server.replid = announce;
@@ -175,7 +176,7 @@ impl Scene {
                 Verdict::Full { dataset, .. } => {
                     (server.replid, server.offset) = (dataset.0.replid, dataset.0.offset.get());
                     (server.keys, server.expires) = self.datasets[&dataset];
-                    server.evicted = 0;
+                    (server.evicted, server.evicted_before) = (0, 0);
                     server.loading_steps = 5;
                     server.link_up = false;
                     SessionState::Loading { dataset }

@@ -22,6 +22,8 @@ pub struct Server {
     pub expires: u64,
     /// Keys that it has evicted of what it holds.
     pub evicted: u64,
+    /// Those that processes before it have, which it does not count.
+    pub evicted_before: u64,
     pub avg_ttl_ms: u64,
     pub serve_stale: bool,
     pub link_up: bool,
@@ -68,7 +70,9 @@ impl Scene {
         let replica = self.at(port);
         replica.run_id = run_id(run);
         replica.link_up = false;
+        replica.evicted_before += std::mem::take(&mut replica.evicted);
         if !with_data {
+            replica.evicted_before = 0;
             (replica.keys, replica.expires, replica.offset, replica.replid, replica.master) = (0, 0, 0, replid(id), None);
             replica.replid2 = None;
         }
@@ -145,6 +149,7 @@ pub(super) fn server(id: u64, keys: u64) -> Server {
         keys,
         expires: 0,
         evicted: 0,
+        evicted_before: 0,
         avg_ttl_ms: 0,
         serve_stale: true,
         link_up: false,
