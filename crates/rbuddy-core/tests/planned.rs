@@ -6,7 +6,7 @@ mod scene;
 
 use rbuddy_core::control::status::{Operation, Phase};
 use scene::situations::{LONG, SOON, is_normal, normal};
-use scene::{A, B, address};
+use scene::{A, B, Scene, address};
 use std::time::Duration;
 
 #[test]
@@ -65,4 +65,20 @@ fn a_planned_switch_meets_a_new_dataset() {
     scene.until(SOON, "A's stream stands still", |scene| !scene.orders.paused_streams.is_empty());
     scene.replace_primary(100_000);
     scene.until(LONG, "it ends", |scene| is_normal(scene) && scene.active() == [B]);
+}
+
+/// Chaos seed 3009: while the disk was full the time in which readers could have left passed by, and they were cut off.
+#[test]
+fn readers_have_their_time_to_leave_from_when_they_are_told() {
+    let mut scene = normal();
+    scene.operate(Operation::Failover).expect("planned");
+    scene.until(SOON, "B loads", |scene| scene.replicas[&address(B)].loading_steps > 0);
+    scene.writing_takes = 2 * scene.policy.drain;
+    scene.until(SOON, "B is promoted", |scene| scene.active() == [B]);
+    let told = scene.now;
+    scene.writing_takes = Duration::ZERO;
+    let leave_until = |scene: &Scene| scene.assignment.as_ref().and_then(|assignment| assignment.draining.first()?.until);
+    scene.until(SOON, "it is said until when readers may stay", |scene| leave_until(scene).is_some());
+    assert!(leave_until(&scene) >= Some(told.after(scene.policy.drain)), "{:?} after {told}", scene.assignment);
+    scene.until(LONG, "A is the standby", is_normal);
 }

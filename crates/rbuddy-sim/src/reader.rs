@@ -118,7 +118,7 @@ impl World {
                 reader.leave_until = None;
                 reader.trail.served(assignment.generation, &active, None);
             }
-            Standing::Draining { until } if reader.is_pinned && self.now < until => reader.leave_until = Some(until),
+            Standing::Draining { until } if reader.is_pinned && until.is_none_or(|until| self.now < until) => reader.leave_until = until,
             Standing::Draining { .. } | Standing::Gone if reader.is_pinned => reader.begin_anew(),
             Standing::Draining { .. } | Standing::Gone => {
                 reader.left = reader.server.take();

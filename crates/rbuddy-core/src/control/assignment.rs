@@ -43,8 +43,8 @@ pub struct ActiveReplica {
 pub struct DrainingReplica {
     /// Where.
     pub address: NodeAddress,
-    /// Connections that could not move are closed then.
-    pub until: Time,
+    /// Connections that could not move are closed then. `None`: that is said as soon as this was told, however long it took to write down.
+    pub until: Option<Time>,
 }
 
 /// A change of who is active, for webhooks. Delivered at least once.

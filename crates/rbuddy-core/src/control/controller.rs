@@ -268,6 +268,7 @@ impl Controller {
 
     /// One pass over the whole situation.
     fn decide(&mut self, now: Time) {
+        self.begin_drains(now);
         self.observe_served();
         self.observe_lacking(now);
         self.observe_flaps(now);
@@ -338,7 +339,7 @@ impl Controller {
             self.outputs.push_back(Action::Server { id, generation: self.state.generation, replica, command });
         }
         self.outputs.append(&mut self.replies.drain(..).collect());
-        self.next_deadline = now.after(TICK);
+        self.next_deadline = if self.drains_to_begin().is_empty() { now.after(TICK) } else { now };
     }
 
     /// Decides a command to a replica, unless one is under way or its back-off runs.

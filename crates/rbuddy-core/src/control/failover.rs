@@ -144,7 +144,6 @@ impl Controller {
         self.floors.insert(standby.clone(), position);
         for old in &leavers {
             self.set_role(old, Role::Draining, &format!("readers have {:?} to leave", self.policy.drain));
-            self.drain_until.insert(old.clone(), now.after(self.policy.drain));
         }
         let event =
             if leavers.is_empty() && self.state.generation.0 == 1 { NotificationEvent::Bootstrap } else { NotificationEvent::Failover };

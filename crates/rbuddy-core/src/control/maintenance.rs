@@ -140,7 +140,6 @@ impl Controller {
         self.state.generation = self.state.generation.next();
         let drain = self.policy.drain;
         self.set_role(replica, Role::Draining, &format!("{why}; readers have {drain:?} to leave"));
-        self.drain_until.insert(replica.clone(), now.after(drain));
         self.tell_leavers(now, replica.clone(), other);
     }
 

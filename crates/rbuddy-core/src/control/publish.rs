@@ -118,7 +118,6 @@ impl Controller {
     pub(super) fn make_assignment(&self, now: Time) -> Assignment {
         let actives = self.read_now(now);
         let actives: Vec<ActiveReplica> = actives.iter().filter_map(|replica| self.active_replica(replica, &actives)).collect();
-        let until = |replica: &NodeAddress| self.drain_until.get(replica).copied().unwrap_or(now);
         let draining = self.having(|role| matches!(role, Role::Draining));
         Assignment {
             group: self.policy.group.clone(),
@@ -126,7 +125,10 @@ impl Controller {
             reason: actives.is_empty().then(|| self.explanation.clone()),
             actives,
             standby: self.having(|role| matches!(role, Role::Standby)).into_iter().next(),
-            draining: draining.into_iter().map(|address| DrainingReplica { until: until(&address), address }).collect(),
+            draining: draining
+                .into_iter()
+                .map(|address| DrainingReplica { until: self.drain_until.get(&address).copied(), address })
+                .collect(),
         }
     }
 

@@ -56,11 +56,25 @@ impl Controller {
             self.empty(now, &replica);
         }
         for replica in self.having(|role| matches!(role, Role::Draining)) {
-            let until = *self.drain_until.entry(replica.clone()).or_insert(now.after(self.policy.drain));
-            if now >= until {
+            if self.drain_until.get(&replica).is_some_and(|until| now >= *until) {
                 self.end_drain(now, &replica);
             }
         }
+    }
+
+    /// Readers' time to leave begins when they have been told: the disk may have taken long to write that down.
+    pub(super) fn begin_drains(&mut self, now: Time) {
+        let told: Vec<NodeAddress> =
+            self.assignment.iter().flat_map(|assignment| &assignment.draining).map(|draining| draining.address.clone()).collect();
+        for replica in self.drains_to_begin().into_iter().filter(|replica| told.contains(replica)) {
+            self.drain_until.insert(replica, now.after(self.policy.drain));
+        }
+    }
+
+    pub(super) fn drains_to_begin(&self) -> Vec<NodeAddress> {
+        let mut draining = self.having(|role| matches!(role, Role::Draining));
+        draining.retain(|replica| !self.drain_until.contains_key(replica));
+        draining
     }
 
     fn end_drain(&mut self, now: Time, replica: &NodeAddress) {

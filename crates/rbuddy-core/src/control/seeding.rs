@@ -46,7 +46,6 @@ impl Controller {
         self.state.generation = self.state.generation.next();
         let drain = self.policy.drain;
         self.set_role(replica, Role::Draining, &format!("to get the new dataset; readers have {drain:?} to leave"));
-        self.drain_until.insert(replica.clone(), now.after(drain));
         let other = self.read_now(now).into_iter().next();
         self.tell_leavers(now, replica.clone(), other);
     }

@@ -10,8 +10,8 @@ pub enum Standing {
     Active(ActiveReplica),
     /// It is being left: move at the next boundary; whoever cannot is closed then.
     Draining {
-        /// When.
-        until: Time,
+        /// When; `None`: that is said next.
+        until: Option<Time>,
     },
     /// It is neither, or another process has taken its place: leave at once.
     Gone,

@@ -68,6 +68,8 @@ pub struct Scene {
     pub link_cut: bool,
     /// Probes arrive a step after they were answered.
     pub late_probes: bool,
+    /// So long it takes to write the state file. Nothing else happens meanwhile.
+    pub writing_takes: Duration,
     /// The primary replicates, but its INFO cannot be had.
     pub primary_is_silent: bool,
     /// No snapshot can be stored.
@@ -140,6 +142,7 @@ impl Scene {
             record: None,
             link_cut: false,
             late_probes: false,
+            writing_takes: Duration::ZERO,
             primary_is_silent: false,
             disk_is_full: false,
             tamper: None,
@@ -300,7 +303,10 @@ impl Scene {
                 record.push((self.now, action.clone()));
             }
             match action {
-                Action::Persist(state) => self.disk = Some(*state),
+                Action::Persist(state) => {
+                    self.now = self.now.after(self.writing_takes);
+                    self.disk = Some(*state);
+                }
                 Action::Assign(assignment) => self.assignment = Some(assignment),
                 Action::Orders(orders) => {
                     self.discarded.extend(orders.discard_snapshot);

@@ -106,7 +106,8 @@ impl Teller {
         let actives: Vec<String> = assignment.actives.iter().map(tell_active).collect();
         let mut text = if actives.is_empty() { "nobody".to_owned() } else { actives.join(", ") };
         for draining in &assignment.draining {
-            text += &format!("; {} is left until {}", name(draining.address.port), self.seconds(draining.until));
+            let until = draining.until.map_or(String::new(), |until| format!(" until {}", self.seconds(until)));
+            text += &format!("; {} is left{until}", name(draining.address.port));
         }
         if let Some(standby) = &assignment.standby {
             text += &format!("; standby {}", name(standby.port));

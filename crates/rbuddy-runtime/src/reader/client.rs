@@ -30,7 +30,9 @@ pub(super) struct Client {
     /// The server that it had last, while it has none.
     left: Option<Left>,
     assignments: watch::Receiver<Arc<Assignment>>,
-    /// The server is being left; whoever cannot by then is closed.
+    /// The server is being left at the next boundary.
+    is_leaving: bool,
+    /// Whoever cannot by then is closed.
     leave_until: Option<Instant>,
     /// The connection ends when the last reply is out, and then at the latest.
     end_at: Option<Instant>,
@@ -56,6 +58,7 @@ impl Client {
             trail: Trail::default(),
             left: None,
             assignments,
+            is_leaving: false,
             leave_until: None,
             end_at: None,
             stopping: false,
@@ -88,12 +91,13 @@ impl Client {
             _ if self.trail.is_past(&assignment) => Next::GoOn,
             Standing::Active(active) => {
                 backend.detached = active.detached;
-                self.leave_until = None;
+                (self.is_leaving, self.leave_until) = (false, None);
                 self.trail.served(assignment.generation, &active, None);
                 Next::GoOn
             }
             Standing::Draining { until } => {
-                self.leave_until = Some(instant_of(self.shared.clock, until));
+                self.is_leaving = true;
+                self.leave_until = until.map(|until| instant_of(self.shared.clock, until));
                 Next::GoOn
             }
             Standing::Gone => self.lose("it is no active any more"),
@@ -102,7 +106,7 @@ impl Client {
 
     /// Waits for the next thing that needs a decision, and decides.
     async fn turn(&mut self, cancel: &CancellationToken) -> Next {
-        let intent = Intent { leaving: self.stopping || self.leave_until.is_some() };
+        let intent = Intent { leaving: self.stopping || self.is_leaving };
         let deadline = [self.leave_until, self.end_at].into_iter().flatten().min();
         // The pump comes before the deadline: who can move now shall, however late it is. It is ready only when there is something to decide.
         let wake = tokio::select! {
@@ -192,7 +196,7 @@ impl Client {
     }
 
     fn drop_backend(&mut self) {
-        self.leave_until = None;
+        (self.is_leaving, self.leave_until) = (false, None);
         let Some(backend) = self.backend.take() else { return };
         let left = self.left.insert((backend.address.clone(), backend.run_id));
         note_fed(&self.shared, &mut self.trail, left);

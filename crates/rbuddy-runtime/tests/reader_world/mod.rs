@@ -237,7 +237,7 @@ impl World {
                 reason: actives.is_empty().then(|| "nobody is left".to_owned()),
                 actives,
                 draining: draining
-                    .map(|(server, drain)| DrainingReplica { address: server.address(), until: until(drain) })
+                    .map(|(server, drain)| DrainingReplica { address: server.address(), until: Some(until(drain)) })
                     .into_iter()
                     .collect(),
                 ..Assignment::clone(assignment)
