@@ -138,7 +138,7 @@ async fn nothing_that_could_not_be_written_down_is_done() {
     readers.go_on(300, SOON).await;
     let full = world.state_disk.as_ref().expect("it was asked for").fill();
     world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
-    let says_why = |status: &GroupStatus| status.explanation.contains("No space left on device");
+    let says_why = |status: &GroupStatus| status.phase == Phase::StateNotWritten && status.explanation.contains("No space left on device");
     let status = world.rbuddy.wait_for("the status to name the full disk", FAILOVER_WITHIN, says_why).await;
     assert_eq!((status.generation, &status.active), (before.generation, &before.active));
     assert!(status.replicas.iter().all(|replica| !replica.may_stop.allowed), "{:?}", status.replicas);

@@ -117,17 +117,20 @@ impl Trail {
     }
 
     /// This process was left, and was fed up to there, by each id of its history, the newest first: all of that may have been read from it. The assignment may
-    /// not know the newest ids yet. To be told anew before each attempt to find another: the history may have got a new id meanwhile.
+    /// not know the newest ids yet. To be told anew before each attempt to find another: the history may have got a new id meanwhile. What is fed there later,
+    /// also to what comes after it at the same address, was not read.
     pub fn fed(&mut self, process: RunId, positions: &[Position]) {
         let (Some(newest), Some(known_from)) = (positions.first(), positions.iter().position(|at| self.current.contains(&at.replid)))
         else {
             return;
         };
         self.current.splice(0..0, positions[..known_from].iter().map(|at| at.replid));
-        // What comes after it at the same address may be fed from further back.
-        let is_less = |(of, known): (RunId, Position)| of == process && newest.offset < known.offset;
-        if !self.fed.is_some_and(is_less) {
-            self.fed = Some((process, *newest));
+        match self.fed.filter(|(of, _)| *of == process) {
+            None => self.fed = Some((process, *newest)),
+            Some((_, known)) if positions.iter().any(|at| at.replid == known.replid && at.offset >= known.offset) => {
+                self.fed = Some((process, Position::new(newest.replid, known.offset)));
+            }
+            Some(_) => {}
         }
     }
 
@@ -272,18 +275,35 @@ mod tests {
         trail.served(Generation(1), &active(&['a']), healthy(500).position());
         trail.fed(left, &[at('c', 900)]);
         assert_eq!(trail.check(&healthy(500)), Ok(()), "of a history that was not read");
-        trail.fed(left, &[at('a', 400)]);
-        assert!(trail.check(&healthy(499)).is_err(), "what it was found at is known as well");
         trail.fed(left, &[at('a', 600)]);
         assert!(trail.check(&healthy(599)).is_err());
         assert_eq!(trail.check(&healthy(600)), Ok(()));
+        for later in [700, 400] {
+            trail.fed(left, &[at('a', later)]);
+            assert!(trail.check(&healthy(599)).is_err());
+            assert_eq!(trail.check(&healthy(600)), Ok(()), "what was fed there later was not read");
+        }
         trail.fed(other, &[at('a', 600)]);
         assert_eq!(trail.check(&healthy(500)), Ok(()), "it may not have got all that it was sent, but has all that was read from it");
-        // The assignment may not name the newest id yet.
+    }
+
+    #[test]
+    fn what_was_fed_is_asked_for_under_ids_that_the_assignment_does_not_name_yet() {
+        let at = |digit, offset| Position::new(id(digit), Offset::new(offset).expect("in range"));
+        let left = "1".repeat(40).parse().expect("a run id");
+        let renamed = |offset| ServerInfo { replid: Some(id('b')), ..healthy(offset) };
+        let mut trail = Trail::default();
+        trail.served(Generation(1), &active(&['a']), healthy(500).position());
         trail.fed(left, &[at('b', 700), at('a', 600)]);
         assert!(trail.check(&healthy(600)).is_err(), "it has not heard of the newest id, and of what came under it");
-        let renamed = |offset| ServerInfo { replid: Some(id('b')), ..healthy(offset) };
         assert!(trail.check(&renamed(699)).is_err());
         assert_eq!(trail.check(&renamed(700)), Ok(()));
+        // The id changed after it was left.
+        let mut trail = Trail::default();
+        trail.served(Generation(1), &active(&['a']), healthy(500).position());
+        trail.fed(left, &[at('a', 600)]);
+        trail.fed(left, &[at('b', 900), at('a', 600)]);
+        assert!(trail.check(&renamed(599)).is_err());
+        assert_eq!(trail.check(&renamed(600)), Ok(()));
     }
 }

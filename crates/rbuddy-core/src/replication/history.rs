@@ -170,11 +170,18 @@ impl History {
     }
 }
 
-/// What somebody has up to there, by each id of the first of these histories that it is a position of: by an earlier id no more than that is right for.
-pub fn by_every_id<'a>(mut histories: impl Iterator<Item = &'a History>, position: Position) -> Vec<Position> {
-    let of = |history: &&History| !matches!(history.standing(position), Standing::UnknownId | Standing::PastLimit { .. });
+/// What somebody was fed up to there, by each id of the first of these histories that it is a position of: by an earlier id no more than that one is right
+/// for. Empty: one that comes before has begun again, under the same id, below what had arrived, and says nothing of it.
+pub fn by_every_id<'a>(newest_first: impl Iterator<Item = &'a History>, position: Position) -> Vec<Position> {
     let by = |known: &KnownId| Position::new(known.replid, known.until.map_or(position.offset, |until| until.min(position.offset)));
-    histories.find(of).map_or_else(|| vec![position], |history| history.ids().iter().map(by).collect())
+    for history in newest_first {
+        match history.standing(position) {
+            Standing::Covered | Standing::TooOld { .. } => return history.ids().iter().map(by).collect(),
+            Standing::Ahead { .. } => return Vec::new(),
+            Standing::UnknownId | Standing::PastLimit { .. } => {}
+        }
+    }
+    vec![position]
 }
 
 /// Whether a replica that stands at `position` of one history may have followed `other` instead, where the bytes are not the same: the primary began
@@ -246,6 +253,8 @@ mod tests {
         assert_eq!(told(at('b', 180)), [at('b', 180), at('a', 150)]);
         assert_eq!(told(at('a', 120)), [at('b', 120), at('a', 120)]);
         assert_eq!(told(at('a', 160)), [at('a', 160)], "past that id's limit: of another history, which is not known");
+        let before = History { end: at('c', 90).offset, live: false, ..other.clone() };
+        assert_eq!(by_every_id([&other, &before].into_iter(), at('c', 80)), [], "a primary was brought back from an image");
     }
 
     #[test]

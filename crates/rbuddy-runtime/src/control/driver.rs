@@ -138,18 +138,11 @@ impl Driver {
     /// Runs until cancelled. What serves goes on serving afterwards.
     pub async fn run(mut self, cancel: CancellationToken) {
         self.start_probes(&cancel);
-        // Apart from the driver, which is busy with waiting for events.
-        let mut plans = std::mem::replace(&mut self.config.plans, mpsc::channel(1).1);
         let mut next = self.carry_out_all(&cancel).await;
         while let Some(deadline) = next {
             let event = tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
-                Some(asker) = plans.recv() => {
-                    // Whoever asked may have gone.
-                    let _ = asker.send(Box::new(self.controller.plan(self.config.clock.now())));
-                    continue;
-                }
                 event = self.next_event() => event,
                 () = tokio::time::sleep_until(deadline) => Event::Tick,
             };
@@ -210,25 +203,37 @@ impl Driver {
     /// # Cancel safety
     /// Each branch is cancel safe; a view or request is taken only when this returns.
     async fn next_event(&mut self) -> Event {
-        tokio::select! {
-            biased;
-            // After a wait for the disk nothing is decided on what the relay showed before it.
-            Ok(()) = self.config.relay.changed() => {
-                let view = self.config.relay.borrow_and_update().clone();
-                self.hurry_probes(view.upstream.state);
-                Event::Relay(Box::new(view))
-            }
-            Some(event) = self.events.1.recv() => event,
-            Ok(()) = self.config.sentinels.changed() => Event::Sentinels(self.config.sentinels.borrow_and_update().clone()),
-            Some(OperationRequest { operation, reply }) = self.config.operations.recv() => {
-                let request = self.next_request;
-                self.next_request += 1;
-                self.replies.insert(request, reply);
-                Event::Operator { request, operation }
-            }
-            Some(Delivered { id, url }) = self.config.delivered.recv() => Event::Delivered { id, url },
-            else => std::future::pending().await,
+        loop {
+            return tokio::select! {
+                biased;
+                // After a wait for the disk nothing is decided on what the relay showed before it.
+                Ok(()) = self.config.relay.changed() => {
+                    let view = self.config.relay.borrow_and_update().clone();
+                    self.hurry_probes(view.upstream.state);
+                    Event::Relay(Box::new(view))
+                }
+                Some(event) = self.events.1.recv() => event,
+                Ok(()) = self.config.sentinels.changed() => Event::Sentinels(self.config.sentinels.borrow_and_update().clone()),
+                Some(OperationRequest { operation, reply }) = self.config.operations.recv() => {
+                    let request = self.next_request;
+                    self.next_request += 1;
+                    self.replies.insert(request, reply);
+                    Event::Operator { request, operation }
+                }
+                Some(Delivered { id, url }) = self.config.delivered.recv() => Event::Delivered { id, url },
+                Some(asker) = self.config.plans.recv() => {
+                    self.tell_plan(asker);
+                    continue;
+                }
+                else => std::future::pending().await,
+            };
         }
+    }
+
+    /// What would happen now, by the controller as it is. Nothing changes by that.
+    fn tell_plan(&self, asker: PlanRequest) {
+        // Whoever asked may have gone.
+        let _ = asker.send(Box::new(self.controller.plan(self.config.clock.now())));
     }
 
     /// A server is looked at once more as soon as what the relay saw makes the last look old. At rest, positions move all the time and say nothing
@@ -343,6 +348,7 @@ impl Driver {
                     // Whoever asked may have gone.
                     let _ = reply.send(Err(why.to_owned()));
                 }
+                Some(asker) = self.config.plans.recv() => self.tell_plan(asker),
             }
         }
     }
