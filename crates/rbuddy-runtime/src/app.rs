@@ -15,6 +15,7 @@ use crate::settings::{GroupSettings, NotifySettings, PrimarySettings, Settings};
 use crate::webhook;
 use rbuddy_core::control::primary::SentinelView;
 use rbuddy_core::types::GroupName;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -53,11 +54,11 @@ pub enum AppError {
 
 /// Runs until cancelled, or until a part fails that cannot be done without.
 pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), AppError> {
-    let _lock = StateDirLock::take(&settings.state_dir)?;
+    let lock = Arc::new(StateDirLock::take(&settings.state_dir)?);
     let clock = Clock::start();
     let mut groups = Vec::new();
     for group in &settings.groups {
-        groups.push(Group::bind(group.clone(), &settings, clock).await?);
+        groups.push(Group::bind(group.clone(), &settings, clock, &lock).await?);
     }
     let handles = groups.iter().map(|group| group.handle.clone()).collect();
     let api = api::bind(ApiConfig { settings: settings.api.clone(), groups: handles }).await?;
@@ -105,10 +106,10 @@ struct Group {
 }
 
 impl Group {
-    async fn bind(settings: GroupSettings, all: &Settings, clock: Clock) -> Result<Group, AppError> {
+    async fn bind(settings: GroupSettings, all: &Settings, clock: Clock, lock: &Arc<StateDirLock>) -> Result<Group, AppError> {
         let state_dir = &all.state_dir;
         let name = settings.policy.group.clone();
-        let file = StateFile::make_below(state_dir, &name)?;
+        let file = StateFile::make_below(state_dir, &name, lock)?;
         let dir = state_folder(state_dir.join(name.as_str()).join("relay"))?;
         let config = RelayConfig {
             group: name.clone(),

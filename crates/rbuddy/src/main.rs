@@ -21,19 +21,23 @@ mod logging;
 mod out;
 mod signals;
 
+use anyhow::Context as _;
 use clap::Parser;
 use cli::{Cli, Command};
 use exit::Failure;
 use rbuddy_core::control::status::Operation;
 use std::process::ExitCode;
+use std::time::Duration;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = match logging::start(&cli.log) {
-        Ok(()) => dispatch(cli.command).await,
-        Err(failure) => Err(failure),
-    };
+    let outcome = logging::start(&cli.log).and_then(|()| {
+        let runtime = tokio::runtime::Runtime::new().context("start threads")?;
+        let outcome = runtime.block_on(dispatch(cli.command));
+        // A thread that waits for a hanging disk is not waited for.
+        runtime.shutdown_timeout(LAST_THREADS);
+        outcome
+    });
     match outcome {
         Ok(code) => code,
         Err(failure) => {
@@ -68,3 +72,6 @@ async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     }?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// Whatever must be done before the end was waited for already.
+const LAST_THREADS: Duration = Duration::from_secs(2);

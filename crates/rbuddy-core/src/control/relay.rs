@@ -297,13 +297,20 @@ impl SessionView {
     }
 }
 
+/// How far a replica was fed, in this session or the last one, by each id of that history. The live history is the last of `histories`.
+pub fn fed<'a>(
+    session: Option<&SessionView>,
+    ended: Option<&SessionEnd>,
+    histories: impl DoubleEndedIterator<Item = &'a History>,
+) -> Vec<Position> {
+    let sent = session.and_then(SessionView::sent).or_else(|| ended?.sent);
+    sent.map_or_else(Vec::new, |sent| by_every_id(histories.rev(), sent))
+}
+
 impl RelayView {
-    /// How far the replica at this address was fed, in this session or the last one, by each id of that history.
+    /// How far the replica at this address was fed: [`fed`].
     pub fn fed(&self, replica: &NodeAddress) -> Vec<Position> {
-        let now = self.sessions.get(replica).and_then(SessionView::sent);
-        let sent = now.or_else(|| self.ended.get(replica)?.sent);
-        // The live history is the last.
-        sent.map_or_else(Vec::new, |sent| by_every_id(self.histories.iter().rev(), sent))
+        fed(self.sessions.get(replica), self.ended.get(replica), self.histories.iter())
     }
 
     /// The history that the primary adds to.

@@ -6,11 +6,14 @@ use rbuddy_core::types::GroupName;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The state file of one group.
 #[derive(Debug, Clone)]
 pub struct StateFile {
     path: PathBuf,
+    /// Held also by a thread that still writes when all else has ended: nobody else may begin before it is through.
+    _lock: Option<Arc<StateDirLock>>,
 }
 
 /// Why state cannot be read or written.
@@ -47,13 +50,13 @@ pub enum StateError {
 impl StateFile {
     /// The group's file below `state_dir`. Nothing is made.
     pub fn below(state_dir: &Path, group: &GroupName) -> StateFile {
-        StateFile { path: state_dir.join(group.as_str()).join("state.json") }
+        StateFile { path: state_dir.join(group.as_str()).join("state.json"), _lock: None }
     }
 
-    /// The same, and its folder is made if it is missing.
-    pub fn make_below(state_dir: &Path, group: &GroupName) -> Result<StateFile, StateError> {
+    /// The same, to be written by whoever holds the lock, and its folder is made if it is missing.
+    pub fn make_below(state_dir: &Path, group: &GroupName, lock: &Arc<StateDirLock>) -> Result<StateFile, StateError> {
         state_folder(state_dir.join(group.as_str()))?;
-        Ok(StateFile::below(state_dir, group))
+        Ok(StateFile { _lock: Some(Arc::clone(lock)), ..StateFile::below(state_dir, group) })
     }
 
     /// The state of the last run; `None` on the first.
@@ -132,10 +135,15 @@ mod tests {
         "main".parse().expect("a name")
     }
 
+    fn make_below(folder: &Path) -> StateFile {
+        let lock = Arc::new(StateDirLock::take(folder).expect("free"));
+        StateFile::make_below(folder, &group(), &lock).expect("made")
+    }
+
     #[test]
     fn what_was_stored_is_loaded() {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = StateFile::make_below(folder.path(), &group()).expect("made");
+        let file = make_below(folder.path());
         assert_eq!(file.load(&group()).expect("readable"), None);
         let mut state = DurableState::new(group());
         state.paused = true;
@@ -146,7 +154,7 @@ mod tests {
     #[test]
     fn a_broken_or_foreign_file_is_named_and_left_alone() {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = StateFile::make_below(folder.path(), &group()).expect("made");
+        let file = make_below(folder.path());
         for (text, word) in [("{\"format\":", "EOF"), ("{\"format\":99}", "99"), ("{}", "None")] {
             std::fs::write(&file.path, text).expect("written");
             let error = file.load(&group()).expect_err("not a state file").to_string();
@@ -162,7 +170,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let first = StateDirLock::take(folder.path()).expect("free");
         assert!(matches!(StateDirLock::take(folder.path()), Err(StateError::Locked { .. })));
-        drop(first);
+        let file = StateFile::make_below(folder.path(), &group(), &Arc::new(first)).expect("made");
+        assert!(matches!(StateDirLock::take(folder.path()), Err(StateError::Locked { .. })), "it may still be written");
+        drop(file);
         StateDirLock::take(folder.path()).expect("free again");
     }
 }

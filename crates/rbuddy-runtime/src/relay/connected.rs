@@ -4,8 +4,7 @@
 
 use super::hub::{Hub, Inner};
 use super::stretch::StretchKey;
-use rbuddy_core::control::relay::{AckPolicy, SessionState, SessionView};
-use rbuddy_core::replication::history::by_every_id;
+use rbuddy_core::control::relay::{AckPolicy, SessionState, SessionView, fed};
 use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position, ServerVersion, Time};
 use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
@@ -119,12 +118,10 @@ impl Inner {
         self.sessions.get_mut(address).filter(|session| session.serial == serial)
     }
 
-    /// How far the replica at this address was fed, in this session or the last one, by each id of that history.
+    /// How far the replica at this address is fed at this moment: [`fed`].
     pub(super) fn fed(&self, address: &NodeAddress) -> Vec<Position> {
-        let now = self.sessions.get(address).and_then(|session| session.view.sent());
-        let sent = now.or_else(|| self.ended.get(address)?.sent);
-        // The live history is the last.
-        sent.map_or_else(Vec::new, |sent| by_every_id(self.stretches.iter().rev().map(|stretch| &stretch.history), sent))
+        let session = self.sessions.get(address).map(|session| &session.view);
+        fed(session, self.ended.get(address), self.stretches.iter().map(|stretch| &stretch.history))
     }
 
     /// A replica's connection is gone: why, and how far it was fed, goes on being told.

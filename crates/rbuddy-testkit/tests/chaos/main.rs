@@ -67,10 +67,10 @@ async fn rounds_of(seed: u64) {
 async fn world(actives: usize) -> World {
     let replicas = vec![(None, ServerOptions::default()); actives + 1];
     let extra = vec![format!("active = {actives}"), "dead_after = \"2s\"".to_owned()];
-    if !SmallDisk::can_be_mounted() {
+    let disk = SmallDisk::can_be_mounted().then_some(DISK_MEGABYTES);
+    if disk.is_none() {
         skip("no disk gets full: mounting a small tmpfs needs root");
     }
-    let disk = SmallDisk::can_be_mounted().then_some(DISK_MEGABYTES);
     let options = WorldOptions {
         replicas,
         own_clocks: true,
