@@ -7,7 +7,8 @@ use rbuddy_lab::{Data, Dataset, Link, wait_until};
 use rbuddy_testkit::scenario::rdb_of;
 use rbuddy_testkit::{AllReaders, FAILOVER_WITHIN, SOON, SmallDisk, World, WorldOptions, skip};
 use serde_json::json;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 const KEYS: u64 = 20_000;
 /// With [`KEYS`]: three seconds of loading.
@@ -164,7 +165,7 @@ async fn rbuddy_ends_and_starts_on_a_full_disk() {
     world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
     let says_why = |status: &GroupStatus| status.phase == Phase::StateNotWritten;
     world.rbuddy.wait_for("the status to name the full disk", FAILOVER_WITHIN, says_why).await;
-    assert_eq!(world.rbuddy.terminate().await, Some(0));
+    ends_at_once(&mut world).await;
     world.rbuddy.launch().await;
     let readers = AllReaders::start(&world).await;
     readers.go_on(300, SOON).await;
@@ -178,5 +179,37 @@ async fn rbuddy_ends_and_starts_on_a_full_disk() {
     readers.have_read(world.data.version + 1, FAILOVER_WITHIN).await;
     world.at_rest_in(before.generation.0 + 1, FAILOVER_WITHIN).await;
     readers.noticed_nothing().await;
+    world.actives_equal_the_primary().await;
+}
+
+/// Less than what a part of it is given that does not end.
+const AT_ONCE: Duration = Duration::from_secs(6);
+
+async fn ends_at_once(world: &mut World) {
+    let asked = Instant::now();
+    assert_eq!(world.rbuddy.terminate().await, Some(0));
+    assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
+}
+
+/// To open a FIFO that nobody reads takes as long as a disk that does not answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_is_told_and_keeps_nobody_from_reading_or_from_ending_rbuddy() {
+    let mut world = World::start(WorldOptions::of(KEYS)).await;
+    let before = world.status().await;
+    let rdb = rdb_of(&world, &world.data.newer()).await;
+    let readers = AllReaders::start(&world).await;
+    readers.go_on(300, SOON).await;
+    let hanging = world.folder().join("state/main/state.json.new");
+    assert!(Command::new("mkfifo").arg(&hanging).status().expect("mkfifo runs").success());
+    world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
+    let is_told = |status: &GroupStatus| status.phase == Phase::StateNotWritten && status.explanation.contains("takes long");
+    let status = world.rbuddy.wait_for("the status to tell of the hanging disk", FAILOVER_WITHIN, is_told).await;
+    assert_eq!(status.active, before.active);
+    readers.go_on(1000, SOON).await;
+    readers.noticed_nothing().await;
+    ends_at_once(&mut world).await;
+    std::fs::remove_file(&hanging).expect("the disk answers");
+    world.rbuddy.launch().await;
+    world.at_rest_in(before.generation.0 + 1, FAILOVER_WITHIN).await;
     world.actives_equal_the_primary().await;
 }
