@@ -242,6 +242,33 @@ async fn a_replica_at_the_last_whole_command_of_a_history_that_ended_within_the_
     relay.stop().await;
 }
 
+/// A primary that forwards an EOF payload looks ten times a second whether its child has ended, and passes over the ACKs that come before (protocol fact 2.3).
+#[tokio::test]
+async fn the_primary_is_not_kept_waiting_for_the_ack_that_starts_the_stream() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let dir = tempfile::tempdir().expect("a folder");
+    let replica = Server::start(&[]).await;
+    let mut settings = config(&replica, &[&replica], dir.path());
+    settings.primary.place = PrimaryPlace::Fixed(NodeAddress::new("127.0.0.1", port));
+    let relay = Relay::start(settings, orders(Start::Fresh, &replica.address(), Permit::Keep)).await;
+    let (mut stream, _) = next_psync(&listener).await;
+    let mark = "e".repeat(40);
+    let head = format!("+FULLRESYNC {} 1000\r\n$EOF:{mark}\r\n", "a".repeat(40));
+    stream.write_all(&[head.as_bytes(), &empty_snapshot().await, mark.as_bytes()].concat()).await.expect("sent");
+    let (mut heard, mut first) = (Vec::new(), None);
+    let ack: &[u8] = b"REPLCONF\r\n$3\r\nACK\r\n$4\r\n1000\r\n";
+    while heard.windows(ack.len()).filter(|window| *window == ack).count() < 6 {
+        let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut heard)).await.expect("in time").expect("read");
+        assert!(read > 0, "the relay ended it");
+        first.get_or_insert_with(std::time::Instant::now);
+    }
+    // Half a second; one ACK a second would take five.
+    let took = first.expect("read").elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    relay.stop().await;
+}
+
 /// What an output buffer that overflows behind each snapshot looks like from here: the link is closed, and what follows is more than the backlog keeps.
 async fn close_the_link_beyond_the_backlog(primary: &Server) {
     let mut connection = TcpStream::connect(("127.0.0.1", primary.address().port)).await.expect("it listens");

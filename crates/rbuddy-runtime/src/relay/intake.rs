@@ -15,7 +15,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Until the connection ends.
@@ -72,13 +72,11 @@ struct Teller<'a> {
 
 impl Teller<'_> {
     async fn run(mut self) -> Result<Infallible, LinkError> {
-        let mut ticks = tokio::time::interval(ACK_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut due, mut eager) = (Instant::now(), EAGER_ACKS);
         let mut last_ack = None;
         loop {
             tokio::select! {
-                // At once and then every second: after an EOF payload a single ACK may be lost, and no stream starts without (protocol fact 2.3).
-                _ = ticks.tick() => {
+                () = tokio::time::sleep_until(due) => {
                     last_ack = self.ack();
                     if let Some(ack) = last_ack {
                         self.outgoing.send(&ack_request(ack)).await?;
@@ -86,6 +84,10 @@ impl Teller<'_> {
                     if self.silent_for() > self.patience {
                         return Err(LinkError::Silent(self.patience));
                     }
+                    // After an EOF payload those are lost that come before the primary has seen its child end, and no stream starts without one
+                    // (protocol fact 2.3): meanwhile what is written would pile up there.
+                    eager = if self.has_begun() { 0 } else { eager.saturating_sub(1) };
+                    due = Instant::now() + if eager > 0 { EAGER_ACK_EVERY } else { ACK_EVERY };
                 }
                 // WAIT on the primary stands and falls with the ACK: one that says more goes out at once.
                 () = self.hub.acked.notified() => {
@@ -104,8 +106,17 @@ impl Teller<'_> {
     }
 
     fn silent_for(&self) -> Duration {
-        let heard = self.hub.lock().upstream.last_byte_at.max(Some(self.begun)).unwrap_or(self.begun);
-        self.hub.now().since(heard)
+        self.hub.now().since(self.last_byte_at().unwrap_or(self.begun))
+    }
+
+    /// Whether the primary sends a stream.
+    fn has_begun(&self) -> bool {
+        self.last_byte_at().is_some()
+    }
+
+    /// On this connection.
+    fn last_byte_at(&self) -> Option<Time> {
+        self.hub.lock().upstream.last_byte_at.filter(|heard| *heard > self.begun)
     }
 }
 
@@ -117,3 +128,6 @@ fn ack_request(offset: Offset) -> Vec<u8> {
 const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
 const BURST_BYTES: usize = 256 * 1024;
 const ACK_EVERY: Duration = Duration::from_secs(1);
+/// How often while no stream has begun, and how many of them: a primary without writes sends its first byte seconds later.
+const EAGER_ACK_EVERY: Duration = Duration::from_millis(100);
+const EAGER_ACKS: u8 = 10;
