@@ -71,6 +71,13 @@ impl Primary {
         Ok(at_rest.await?)
     }
 
+    /// Has it send something to its replicas that changes no data.
+    pub(crate) async fn speak(&mut self) -> anyhow::Result<()> {
+        let answer = self.asked.command(&["PUBLISH", "bench", "begin"], ANSWER_WITHIN).await.context("publish to the primary")?;
+        anyhow::ensure!(matches!(answer, Value::Integer(_)), "PUBLISH gave {answer:?}");
+        Ok(())
+    }
+
     /// CONFIG SET; tells whether the server knows the name.
     pub(crate) async fn set_if_known(&mut self, name: &str, value: &str) -> anyhow::Result<bool> {
         let answer = self.asked.command(&["CONFIG", "SET", name, value], ANSWER_WITHIN).await.context("configure the primary")?;

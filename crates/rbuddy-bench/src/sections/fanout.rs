@@ -1,18 +1,19 @@
-//! Many replicas: 1, 2, 4 and 8 attached at once, and 4 one after another, directly and through one relay. What the primary pays, and how
-//! long it takes until all serve.
+//! Many replicas: 1, 2, 4 and 8 attached at once, 4 one after another, and 2 and 4 at once beside one that is served already, directly and through
+//! one relay. What the primary pays, and how long it takes until all serve.
 //!
 //! Attached at once, direct replicas get the best a primary can do for them: it waits for all of them and forks once
 //! (`repl-diskless-sync-max-replicas`, where the server has it; else each one that comes while a child runs waits for the next). It looks
 //! only once a second whether they are there: their clock starts with the first byte, so that this wait is no gain of the relay.
 
 use super::patience;
+use super::pressure::until_the_stream_flows;
 use super::words::{NONE, figure, mb, megabytes, rounds, seconds};
 use crate::bench::Bench;
 use crate::data::Mix;
 use crate::out;
-use crate::pipe::Way;
+use crate::pipe::{Pipe, Way};
 use crate::primary::{Paid, Primary};
-use crate::replica::{end_all, until_all_serve};
+use crate::replica::{Replica, end_all, until_all_serve};
 use crate::report::{Report, Verdict};
 use crate::stats::median;
 use anyhow::Context;
@@ -25,9 +26,12 @@ use std::time::{Duration, Instant};
 enum Case {
     AtOnce(usize),
     OneAfterAnother(usize),
+    /// At once, when another one has been served: a relay that runs has a snapshot from then on.
+    Later(usize),
 }
 
-const CASES: [Case; 5] = [Case::AtOnce(1), Case::AtOnce(2), Case::AtOnce(4), Case::AtOnce(8), Case::OneAfterAnother(4)];
+const CASES: [Case; 7] =
+    [Case::AtOnce(1), Case::AtOnce(2), Case::AtOnce(4), Case::AtOnce(8), Case::OneAfterAnother(4), Case::Later(2), Case::Later(4)];
 
 /// A relay alone is no faster than none; with two replicas and more its one snapshot must pay off.
 const ALONE_BAR: f64 = 1.15;
@@ -83,26 +87,28 @@ async fn grow(primary: &Primary, mut mix: Mix, bytes: u64) -> anyhow::Result<(Mi
 }
 
 async fn measure(bench: &Bench, primary: &mut Primary, way: Way, case: Case, keys: u64) -> anyhow::Result<Run> {
-    // Whether the primary is told to wait for all that come at once. For a relay there is nothing to wait for.
-    let waits = match case {
-        Case::AtOnce(count @ 2..) if way == Way::Direct => {
-            primary.set_if_known("repl-diskless-sync-max-replicas", &count.to_string()).await?
-        }
-        Case::AtOnce(_) | Case::OneAfterAnother(_) => false,
-    };
-    primary.set_if_known("repl-diskless-sync-delay", if waits { "60" } else { "0" }).await?;
+    primary.set_if_known("repl-diskless-sync-delay", "0").await?;
     primary.until_at_rest().await?;
     let within = patience(bench.sizes.fanout_dataset) * 2;
     let scratch = bench.scratch()?;
     let mut replicas = bench.replicas(case.replicas()).await?;
-    let before = primary.paid().await?;
-    let started = Instant::now();
+    let (mut before, mut started) = (primary.paid().await?, Instant::now());
     let pipe = bench.open(way, primary, scratch.path()).await?;
+    let earlier = match case {
+        Case::Later(_) => {
+            let mut first = bench.replicas(1).await?;
+            follow(&mut first, &pipe).await?;
+            until_all_serve(&mut first, keys, started, within).await.with_context(|| pipe.log_tail())?;
+            until_the_stream_flows(primary, &mut first, within).await?;
+            (before, started) = (primary.paid().await?, Instant::now());
+            first
+        }
+        Case::AtOnce(_) | Case::OneAfterAnother(_) => Vec::new(),
+    };
     let took = match case {
-        Case::AtOnce(_) => {
-            for replica in &mut replicas {
-                replica.follow(pipe.address()).await?;
-            }
+        Case::AtOnce(count) | Case::Later(count) => {
+            let waits = way == Way::Direct && count > 1 && wait_for_all(primary, count).await?;
+            follow(&mut replicas, &pipe).await?;
             let phases = until_all_serve(&mut replicas, keys, started, within).await.with_context(|| pipe.log_tail())?;
             if waits { phases.serves.saturating_sub(phases.first_byte.unwrap_or_default()) } else { phases.serves }
         }
@@ -120,9 +126,25 @@ async fn measure(bench: &Bench, primary: &mut Primary, way: Way, case: Case, key
         out::progress(&format!("fanout: {} forks instead of 1; {}", paid.forks, pipe.log_tail()));
     }
     let relay_peak = pipe.memory()?.map(|memory| memory.resident_peak);
-    end_all(replicas).await?;
+    end_all(replicas.into_iter().chain(earlier)).await?;
     pipe.close().await?;
     Ok(Run { paid, took, relay_peak })
+}
+
+/// Tells the primary to fork once for all that come at once, if it is one that can. For a relay there is nothing to wait for.
+async fn wait_for_all(primary: &mut Primary, count: usize) -> anyhow::Result<bool> {
+    let waits = primary.set_if_known("repl-diskless-sync-max-replicas", &count.to_string()).await?;
+    if waits {
+        primary.set_if_known("repl-diskless-sync-delay", "60").await?;
+    }
+    Ok(waits)
+}
+
+async fn follow(replicas: &mut [Replica], pipe: &Pipe) -> anyhow::Result<()> {
+    for replica in replicas {
+        replica.follow(pipe.address()).await?;
+    }
+    Ok(())
 }
 
 fn report(bench: &Bench, keys: u64, small_peak: Option<u64>, runs: &Runs) -> Report {
@@ -132,7 +154,7 @@ fn report(bench: &Bench, keys: u64, small_peak: Option<u64>, runs: &Runs) -> Rep
         "{keys} keys, {} MB of keys and values. {} in turn, medians; fresh replicas and a fresh relay each time. From the first \
          REPLICAOF (relay: from before its process starts) until the last one serves. Direct replicas that come at once are waited for \
          by the primary, which forks once for all of them; their clock starts with their first byte, so that this wait does not count. \
-         Otherwise `repl-diskless-sync-delay 0`.",
+         \"Later\": when another one is served already. Otherwise `repl-diskless-sync-delay 0`.",
         mb(bytes),
         rounds(bench.sizes.fanout_rounds),
     ));
@@ -204,7 +226,7 @@ fn relay_growth(runs: &Runs, of: impl Fn(&Run) -> f64 + Copy) -> Option<f64> {
 impl Case {
     fn replicas(self) -> usize {
         match self {
-            Case::AtOnce(count) | Case::OneAfterAnother(count) => count,
+            Case::AtOnce(count) | Case::OneAfterAnother(count) | Case::Later(count) => count,
         }
     }
 }
@@ -215,6 +237,7 @@ impl fmt::Display for Case {
             Case::AtOnce(1) => f.write_str("1"),
             Case::AtOnce(count) => write!(f, "{count} at once"),
             Case::OneAfterAnother(count) => write!(f, "{count} one after another"),
+            Case::Later(count) => write!(f, "{count} at once, later"),
         }
     }
 }

@@ -34,6 +34,13 @@ impl Pressure {
     }
 }
 
+/// Waits until the stream reaches all replicas. Behind a full resync a primary begins with the stream up to a second later: whatever is written meanwhile
+/// waits there, on every way.
+pub(super) async fn until_the_stream_flows(primary: &mut Primary, replicas: &mut [Replica], within: Duration) -> anyhow::Result<()> {
+    primary.speak().await?;
+    until_caught_up(primary.offset().await?, replicas, within).await
+}
+
 /// Writes while `look` is called with every look at the lag, then waits until all replicas have caught up. Each of the two has a deadline.
 pub(super) async fn press(
     flood: Flood,
@@ -42,6 +49,7 @@ pub(super) async fn press(
     within: Duration,
     mut look: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<Pressure> {
+    until_the_stream_flows(primary, replicas, within).await?;
     let before = primary.offset().await?;
     let started = Instant::now();
     let mut lag_max = 0;
@@ -59,13 +67,7 @@ pub(super) async fn press(
         }
     };
     let end = primary.offset().await?;
-    for replica in &mut *replicas {
-        let caught_up = wait_until_polled("a replica to catch up", within, POLL_EVERY, async || {
-            let offset = replica.offset().await.map_err(|error| format!("{error:#}"))?;
-            if offset >= end { Ok(()) } else { Err(format!("{offset} of {end}")) }
-        });
-        caught_up.await.with_context(|| format!("the end of the replica's log:\n{}", replica.server().log_tail(8)))?;
-    }
+    until_caught_up(end, replicas, within).await?;
     let caught_up = Instant::now();
     look()?;
     Ok(Pressure {
@@ -74,6 +76,17 @@ pub(super) async fn press(
         lag_max,
         drain: caught_up.saturating_duration_since(ended),
     })
+}
+
+async fn until_caught_up(end: u64, replicas: &mut [Replica], within: Duration) -> anyhow::Result<()> {
+    for replica in replicas {
+        let caught_up = wait_until_polled("a replica to catch up", within, POLL_EVERY, async || {
+            let offset = replica.offset().await.map_err(|error| format!("{error:#}"))?;
+            if offset >= end { Ok(()) } else { Err(format!("{offset} of {end}")) }
+        });
+        caught_up.await.with_context(|| format!("the end of the replica's log:\n{}", replica.server().log_tail(8)))?;
+    }
+    Ok(())
 }
 
 /// How far the last replica is behind. Both sides are asked at the same moment: whoever is asked later is further on.
