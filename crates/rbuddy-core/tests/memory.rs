@@ -85,6 +85,25 @@ fn a_standby_that_comes_back_with_what_it_kept_of_a_dataset_is_filled_anew_befor
     assert_eq!(scene.at(B).keys, 100_000);
 }
 
+#[test]
+fn a_standby_that_dies_while_it_is_filled_and_loads_what_it_had_saved_lacks_the_same_keys() {
+    let mut scene = normal();
+    evicts(&mut scene, 95_000);
+    scene.replace_primary(100_000);
+    scene.until(SOON, "B is filled", is_filled);
+    evicts(&mut scene, 95_000);
+    scene.run(SOON);
+    let saved = scene.at(B).clone();
+    has_all_that_it_needs(&mut scene);
+    scene.until(SOON, "B loads", |scene| scene.replicas[&address(B)].loading_steps > 0);
+    scene.restart(B, true);
+    let back = scene.at(B);
+    (back.keys, back.evicted_before, back.loading_steps) = (saved.keys, saved.evicted, 0);
+    (back.replid, back.offset) = (saved.replid, saved.offset);
+    scene.until(SOON, "B is promoted", |scene| scene.active() == [B]);
+    assert_eq!(scene.at(B).keys, 100_000);
+}
+
 /// Seeds 200859, 201661: the dataset seemed refused, and the standby that had evicted most of it was looked at for ever.
 #[test]
 fn a_standby_that_has_evicted_most_keys_does_not_keep_another_from_being_filled() {

@@ -63,6 +63,9 @@ pub struct Controller {
     pub(super) snapshot_request: Option<u64>,
     /// The standbys that are being filled, and with what.
     pub(super) seeds: BTreeMap<NodeAddress, Seed>,
+    /// Standbys that lacked keys, were emptied, and do not follow with the whole dataset yet.
+    #[serde(default)]
+    pub(super) refilled: BTreeSet<NodeAddress>,
     /// A switch that an operator asked for.
     pub(super) planned: Option<Planned>,
     /// The dataset that a guard rejects.
@@ -174,6 +177,7 @@ impl Controller {
             masters_since: BTreeMap::new(),
             snapshot_request: None,
             seeds: BTreeMap::new(),
+            refilled: BTreeSet::new(),
             planned: None,
             refusal: None,
             short_since: None,

@@ -2,7 +2,7 @@
 //! limit brings nothing back, so such a one is filled anew before it is promoted (P4).
 //!
 //! Its process counts what it evicts; where the actives have the same limit that is how the operator wants it, and counts for nothing here. It is written
-//! down, since what a server saves and loads again lacks the same. Not here: limits that do not fit (`drift.rs`), and when they are of no account
+//! down until it follows with a whole dataset, since what it saved before lacks the same, and it may die while it is filled. Not here: limits that do not fit (`drift.rs`), and when they are of no account
 //! (`hindrance.rs`).
 
 use super::action::StoryLevel;
@@ -21,23 +21,28 @@ impl Controller {
             let Some(info) = self.world.sight(&replica).filter(|sight| sight.is_answering()).and_then(|sight| sight.info()) else {
                 continue;
             };
-            let is_filled = match self.world.session(&replica).map(|session| &session.state) {
-                Some(SessionState::Seeding { .. }) => true,
-                // The relay hears a moment later than we that it has loaded.
-                Some(SessionState::Loading { .. }) => info.is_loading || info.is_empty(),
-                Some(SessionState::Held(_) | SessionState::Streaming { .. }) | None => false,
-            };
-            let has_evicted = info.keyspace.keys > 0 && info.evicted_keys.is_some_and(|keys| keys > 0);
-            let is_known = self.lacks_keys(&replica);
-            if is_known && (is_filled || info.is_empty()) {
-                self.record(&replica).lacks_keys = false;
-            } else if has_evicted
-                && !(is_known || is_filled)
-                && *self.state.role(&replica) == Role::Standby
-                && self.has_too_little_memory(now, &replica)
+            let (is_empty, is_loading) = (info.is_empty(), info.is_loading);
+            let has_evicted = !is_empty && info.evicted_keys.is_some_and(|keys| keys > 0);
+            let state = self.world.session(&replica).map(|session| &session.state);
+            let is_given = matches!(state, Some(SessionState::Seeding { .. } | SessionState::Loading { .. }));
+            // The relay hears a moment later than we that it has loaded.
+            let is_filled = matches!(state, Some(SessionState::Seeding { .. })) || (is_given && (is_loading || is_empty));
+            let follows_seeded = matches!(state, Some(SessionState::Streaming { seeded: Some(_), .. }));
+            if self.is_known_to_lack(&replica) {
+                self.observe_refill(&replica, is_given || is_empty, follows_seeded);
+            } else if has_evicted && !is_filled && *self.state.role(&replica) == Role::Standby && self.has_too_little_memory(now, &replica)
             {
                 self.note_lacking(&replica);
             }
+        }
+    }
+
+    /// What it had is gone, and what it is given is whole. If it does neither follow with that nor is filled any more, it has loaded what it had saved.
+    fn observe_refill(&mut self, replica: &NodeAddress, is_under_way: bool, follows_seeded: bool) {
+        if is_under_way {
+            self.refilled.insert(replica.clone());
+        } else if self.refilled.remove(replica) && follows_seeded {
+            self.record(replica).lacks_keys = false;
         }
     }
 
@@ -65,7 +70,12 @@ impl Controller {
         is_its_own
     }
 
+    /// What it holds now is not whole.
     pub(super) fn lacks_keys(&self, replica: &NodeAddress) -> bool {
+        self.is_known_to_lack(replica) && !self.refilled.contains(replica)
+    }
+
+    fn is_known_to_lack(&self, replica: &NodeAddress) -> bool {
         self.state.replicas.get(replica).is_some_and(|record| record.lacks_keys)
     }
 
