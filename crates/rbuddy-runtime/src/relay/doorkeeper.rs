@@ -1,6 +1,7 @@
 //! How many connections an address may hold open before PSYNC, how fast it may come, and how long it waits after a wrong password.
 //!
-//! Promises: strangers take no place from others, as no address can hold more than its share; what is remembered of them is bounded; the log has one
+//! Promises: strangers take no place from others, as no address can hold more than its share, and all that never logged in together no more than theirs;
+//! what is remembered of them is bounded; the log has one
 //! line per address and minute at the most. A replica that said PSYNC is a session and holds no place here. Limits are far above what replicas,
 //! Sentinels and monitors need, since whoever is turned away has to come again. Not here: the password itself, sockets.
 
@@ -19,6 +20,7 @@ pub(super) struct Doorkeeper(Mutex<Book>);
 pub(super) struct Pass {
     keeper: Arc<Doorkeeper>,
     from: IpAddr,
+    is_strangers: bool,
 }
 
 /// Turned away.
@@ -32,7 +34,7 @@ pub(super) struct TurnedAway {
 /// Why a connection is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Why {
-    #[error("the relay has {OPEN_MAX} connections that are not replicas'")]
+    #[error("the relay has {STRANGERS_MAX} connections from addresses where nobody has logged in yet")]
     Full,
     #[error("this address has {0} connections that are not replicas'")]
     TooMany(u32),
@@ -42,7 +44,8 @@ pub(super) enum Why {
 
 #[derive(Debug)]
 struct Book {
-    open: usize,
+    /// Places that strangers hold.
+    strangers: usize,
     full_told_at: Option<Instant>,
     addresses: BTreeMap<IpAddr, Entry>,
 }
@@ -51,6 +54,8 @@ struct Book {
 #[derive(Debug)]
 struct Entry {
     open: u32,
+    /// Somebody there knew the password.
+    is_known: bool,
     /// Connections that it may make at once, as of `seen_at`.
     allowance: f64,
     seen_at: Instant,
@@ -70,14 +75,14 @@ struct Share {
 
 impl Doorkeeper {
     pub(super) fn new() -> Doorkeeper {
-        Doorkeeper(Mutex::new(Book { open: 0, full_told_at: None, addresses: BTreeMap::new() }))
+        Doorkeeper(Mutex::new(Book { strangers: 0, full_told_at: None, addresses: BTreeMap::new() }))
     }
 
     /// Somebody connected.
     pub(super) fn enter(self: &Arc<Doorkeeper>, peer: IpAddr, now: Instant) -> Result<Pass, TurnedAway> {
         let from = counted_as(peer);
-        self.book().enter(from, now)?;
-        Ok(Pass { keeper: Arc::clone(self), from })
+        let is_strangers = self.book().enter(from, now)?;
+        Ok(Pass { keeper: Arc::clone(self), from, is_strangers })
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -86,6 +91,13 @@ impl Doorkeeper {
 }
 
 impl Pass {
+    /// It logged in: whatever strangers do, there is a place for its address from now on.
+    pub(super) fn logged_in(&self) {
+        if let Some(entry) = self.keeper.book().addresses.get_mut(&self.from) {
+            entry.is_known = true;
+        }
+    }
+
     /// It said a wrong password: how long the answer has to wait. Only that one waits: a replica with the right password behind the same address is
     /// never kept from its data.
     pub(super) fn wrong_password(&self, now: Instant) -> Duration {
@@ -99,7 +111,7 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         let mut book = self.keeper.book();
-        book.open = book.open.saturating_sub(1);
+        book.strangers = book.strangers.saturating_sub(usize::from(self.is_strangers));
         if let Some(entry) = book.addresses.get_mut(&self.from) {
             entry.open = entry.open.saturating_sub(1);
         }
@@ -107,8 +119,10 @@ impl Drop for Pass {
 }
 
 impl Book {
-    fn enter(&mut self, from: IpAddr, now: Instant) -> Result<(), TurnedAway> {
-        if self.open >= OPEN_MAX {
+    /// Whether the place is one of strangers.
+    fn enter(&mut self, from: IpAddr, now: Instant) -> Result<bool, TurnedAway> {
+        let is_stranger = !from.is_loopback() && self.addresses.get(&from).is_none_or(|entry| !entry.is_known);
+        if is_stranger && self.strangers >= STRANGERS_MAX {
             return Err(TurnedAway { why: Why::Full, is_news: tell(&mut self.full_told_at, now) });
         }
         self.make_room(from);
@@ -116,20 +130,20 @@ impl Book {
         let entry = self.addresses.entry(from).or_insert_with(|| Entry::new(share, now));
         match entry.enter(share, now) {
             Ok(()) => {
-                self.open += 1;
-                Ok(())
+                self.strangers += usize::from(is_stranger);
+                Ok(is_stranger)
             }
             Err(why) => Err(TurnedAway { why, is_news: tell(&mut entry.told_at, now) }),
         }
     }
 
-    /// Forgets the address that has been away for longest. Those with open connections are never more than `OPEN_MAX`.
+    /// Forgets the address that has been away for longest, a stranger's first.
     fn make_room(&mut self, newcomer: IpAddr) {
         if self.addresses.len() < ADDRESSES_MAX || self.addresses.contains_key(&newcomer) {
             return;
         }
         let idle = self.addresses.iter().filter(|(_, entry)| entry.open == 0);
-        let oldest = idle.min_by_key(|(_, entry)| entry.seen_at).map(|(address, _)| *address);
+        let oldest = idle.min_by_key(|(_, entry)| (entry.is_known, entry.seen_at)).map(|(address, _)| *address);
         if let Some(oldest) = oldest {
             self.addresses.remove(&oldest);
         }
@@ -138,7 +152,7 @@ impl Book {
 
 impl Entry {
     fn new(share: Share, now: Instant) -> Entry {
-        Entry { open: 0, allowance: f64::from(share.at_once), seen_at: now, told_at: None, wrong: 0, wrong_at: now }
+        Entry { open: 0, is_known: false, allowance: f64::from(share.at_once), seen_at: now, told_at: None, wrong: 0, wrong_at: now }
     }
 
     fn enter(&mut self, share: Share, now: Instant) -> Result<(), Why> {
@@ -188,7 +202,7 @@ fn counted_as(peer: IpAddr) -> IpAddr {
 const ELSEWHERE: Share = Share { open: 64, per_second: 20, at_once: 100 };
 /// Many servers may share this machine, and who is on it could do worse than connect.
 const OWN_MACHINE: Share = Share { open: 512, per_second: 500, at_once: 1000 };
-const OPEN_MAX: usize = 1024;
+const STRANGERS_MAX: usize = 1024;
 /// Some hundred bytes each.
 const ADDRESSES_MAX: usize = 4096;
 const TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -247,11 +261,23 @@ mod tests {
         assert_eq!(keeper.book().addresses.len(), ADDRESSES_MAX);
         assert!(keeper.book().addresses.contains_key(&address(9_999)) && !keeper.book().addresses.contains_key(&address(0)));
         let held: Vec<Pass> = (0..10_000).filter_map(|number| keeper.enter(address(number), now).ok()).collect();
-        assert_eq!(held.len(), OPEN_MAX);
+        assert_eq!(held.len(), STRANGERS_MAX);
         assert!(keeper.enter(address(20_000), now).is_err_and(|turned| turned.why == Why::Full));
+        assert!(keeper.enter(ip("127.0.0.1"), now).is_ok(), "the own machine is no stranger");
         drop(held);
-        assert_eq!(keeper.book().open, 0);
+        assert_eq!(keeper.book().strangers, 0);
         assert!(keeper.book().addresses.values().all(|entry| entry.open == 0));
+    }
+
+    #[test]
+    fn strangers_take_no_place_from_an_address_where_somebody_logged_in() {
+        let (keeper, now) = (Arc::new(Doorkeeper::new()), Instant::now());
+        let address = |number: u32| IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + number));
+        keeper.enter(ip("192.0.2.1"), now).expect("a place").logged_in();
+        let _held: Vec<Pass> = (0..10_000).filter_map(|number| keeper.enter(address(number), now).ok()).collect();
+        assert!(keeper.enter(ip("192.0.2.2"), now).is_err_and(|turned| turned.why == Why::Full));
+        let own: Vec<Pass> = (0..100).filter_map(|_| keeper.enter(ip("192.0.2.1"), now).ok()).collect();
+        assert_eq!(own.len(), ELSEWHERE.open as usize, "its share, as always");
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub(super) struct Visit<'a> {
     handshake: Handshake,
     input: BytesMut,
     ear: Ear,
-    opened: Instant,
+    /// Since when it has not logged in.
+    unknown_since: Instant,
     /// When it last completed a request: one byte now and then holds no place.
     heard: Instant,
 }
@@ -44,8 +45,8 @@ enum Woken {
 
 impl<'a> Visit<'a> {
     pub(super) fn new(stream: TcpStream, peer: SocketAddr, number: u64, door: &'a Door) -> Visit<'a> {
-        let (opened, handshake) = (Instant::now(), Handshake::new(login(&door.hub), number));
-        Visit { stream, peer, door, handshake, input: BytesMut::with_capacity(1024), ear: Ear::default(), opened, heard: opened }
+        let (now, handshake) = (Instant::now(), Handshake::new(login(&door.hub), number));
+        Visit { stream, peer, door, handshake, input: BytesMut::with_capacity(1024), ear: Ear::default(), unknown_since: now, heard: now }
     }
 
     /// Until PSYNC; else why it ended.
@@ -54,6 +55,7 @@ impl<'a> Visit<'a> {
             while let Some((arguments, used)) = parse(&self.input, LIMITS).map_err(|error| error.to_string())? {
                 self.input.advance(used);
                 self.heard = Instant::now();
+                let was_known = self.handshake.is_authenticated();
                 let mut surroundings = Around { door: self.door, peer: self.peer };
                 match self.handshake.answer(&arguments, &mut surroundings) {
                     Answer::Reply(reply) => say(&mut self.stream, &reply).await?,
@@ -67,6 +69,12 @@ impl<'a> Visit<'a> {
                         say(&mut self.stream, &reply).await?;
                         return Err(reason.to_owned());
                     }
+                }
+                match (was_known, self.handshake.is_authenticated()) {
+                    (false, true) => pass.logged_in(),
+                    // RESET.
+                    (true, false) => self.unknown_since = self.heard,
+                    (true, true) | (false, false) => {}
                 }
                 self.ear.listen(&self.door.bulletin, self.handshake.subscriptions().hear_hello());
             }
@@ -86,7 +94,7 @@ impl<'a> Visit<'a> {
         let is_listening = !self.handshake.subscriptions().is_empty();
         let (deadline, why) = match self.handshake.is_authenticated() {
             true => (self.heard + SILENCE_MAX, "it said nothing for a minute"),
-            false => (self.opened + LOGIN_WITHIN, "it did not log in"),
+            false => (self.unknown_since + LOGIN_WITHIN, "it did not log in"),
         };
         tokio::select! {
             read = self.stream.read_buf(&mut self.input) => Ok(Woken::Read(read)),
