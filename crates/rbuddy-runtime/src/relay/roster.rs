@@ -5,7 +5,7 @@
 use rbuddy_core::replication::handshake::Identity;
 use rbuddy_core::types::NodeAddress;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -118,10 +118,23 @@ pub(super) fn is_this_machine(host: &str) -> bool {
 /// One form for all addresses of this machine, so that `localhost`, `::1` and the machine's own address are the same.
 fn canonical(ip: IpAddr) -> IpAddr {
     let ip = ip.to_canonical();
-    // Only an own address can be bound. This opens a socket for a moment and sends nothing.
-    if ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok() { LOOPBACK } else { ip }
+    if ip.is_loopback() || ip.is_unspecified() || is_own(ip) { LOOPBACK } else { ip }
 }
 
+/// To an own address one goes from that same address. This opens a socket for a moment and sends nothing. (That it can be bound would not say so: with
+/// `net.ipv4.ip_nonlocal_bind`, usual where addresses move between machines, every address can.)
+fn is_own(ip: IpAddr) -> bool {
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let gone_from = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((ip, ANY_PORT))?;
+        socket.local_addr()
+    };
+    gone_from().is_ok_and(|from: SocketAddr| from.ip() == ip)
+}
+
+/// Nothing is sent there.
+const ANY_PORT: u16 = 9;
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const RESOLVE_EVERY: Duration = Duration::from_secs(1);
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(2);
