@@ -1,6 +1,7 @@
 //! `REPLCONF` and `PSYNC`: what a replica says of itself, and what it asks for.
 
 use super::Answer;
+use super::plain::host_and_port;
 use super::reply::{error, ok};
 use crate::replication::psync::Asked;
 use crate::types::{Flavour, NextByte, ServerVersion};
@@ -35,8 +36,9 @@ impl Identity {
                     Ok(port) => self.listening_port = Some(port).filter(|port| *port != 0),
                     Err(_) => return Answer::Reply(error("ERR value is not an integer or out of range")),
                 },
-                "ip-address" if value.len() <= ADDRESS_BYTES_MAX => self.ip_address = Some(value.into_owned()),
-                "ip-address" => return Answer::Reply(error("ERR REPLCONF ip-address provided by replica instance is too long")),
+                // It is shown, compared and written down as it stands.
+                "ip-address" if value.is_empty() || host_and_port(&value, 1).is_some() => self.ip_address = Some(value.into_owned()),
+                "ip-address" => return Answer::Reply(error("ERR REPLCONF ip-address is neither an address nor a name")),
                 "capa" if value.eq_ignore_ascii_case("psync2") => self.has_psync2 = true,
                 "capa" if value.eq_ignore_ascii_case("eof") => self.has_eof = true,
                 // Only Valkey announces a version.
@@ -69,6 +71,3 @@ fn asked(id: &str, next: &str) -> Asked {
         Err(_) => Asked::Nothing,
     }
 }
-
-/// As servers limit it (INET6_ADDRSTRLEN is less, names may be longer).
-const ADDRESS_BYTES_MAX: usize = 255;

@@ -126,8 +126,12 @@ pub struct OwnAddress;
 
 fn address(host: &[u8], port: &[u8]) -> Option<NodeAddress> {
     let (host, port) = (std::str::from_utf8(host).ok()?, std::str::from_utf8(port).ok()?.parse().ok()?);
+    host_and_port(host, port)
+}
+
+/// What a peer says is an address, if it may be one. Written down and read again it must be the same, as everywhere in rbuddy.
+pub(super) fn host_and_port(host: &str, port: u16) -> Option<NodeAddress> {
     let is_sound = host.len() <= HOST_BYTES_MAX && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-_:%".contains(c));
-    // Written down and read again it must be the same, as everywhere in rbuddy: then it is one.
     let address = NodeAddress::new(host, port);
     address.to_string().parse().ok().filter(|read: &NodeAddress| *read == address && is_sound)
 }
