@@ -197,12 +197,18 @@ pub struct ReaderSettings {
 }
 
 /// A receiver of notifications.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NotifySettings {
     /// http:// or https://
     pub url: String,
     /// What it gets.
     pub format: NotifyFormat,
+}
+
+impl fmt::Debug for NotifySettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NotifySettings").field("url", &shown_url(&self.url)).field("format", &self.format).finish()
+    }
 }
 
 /// The body of a notification.

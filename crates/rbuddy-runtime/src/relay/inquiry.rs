@@ -16,6 +16,7 @@ use rbuddy_core::replication::answer::PsyncAnswer;
 use rbuddy_core::replication::history::{History, Place};
 use rbuddy_core::replication::prospect::{Gap, Prospect, beginning, common, prospect};
 use rbuddy_core::types::{NodeAddress, Offset, Position, ReplId};
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -95,7 +96,7 @@ async fn settle(
             let orders = orders.borrow_and_update();
             (orders.places.clone(), orders.full_resync)
         };
-        let need = match question(hub, info, &places)? {
+        let need = match question(hub, info, link.own_ip(), &places)? {
             Question::Behind(key, at, common) => return Ok(Settled { asked: Some((key, at)), common, ..Settled::default() }),
             Question::Anew(history, common) => return Ok(Settled { anew: Some(history), common, ..Settled::default() }),
             Question::Blind(asked) => {
@@ -128,10 +129,10 @@ async fn permitted(orders: &mut watch::Receiver<RelayOrders>, replid: ReplId) {
 }
 
 /// What to ask a primary that says this of itself. What is followed may go on at these places as well.
-fn question(hub: &Hub, info: Option<ServerInfo>, places: &[Place]) -> Result<Question, LinkError> {
+fn question(hub: &Hub, info: Option<ServerInfo>, own_ip: Option<IpAddr>, places: &[Place]) -> Result<Question, LinkError> {
     let mut inner = hub.lock();
     let Some(info) = info else { return Ok(Question::Blind(inner.last_whole_command())) };
-    look_for_circles(hub, &inner, &info)?;
+    look_for_circles(hub, &inner, &info, own_ip)?;
     let known = inner.candidate.and_then(|key| inner.stretch(key)).map(|stretch| (stretch.key, stretch.history.clone()));
     let ours = known.as_ref().map(|(_, history)| history);
     let found = prospect(ours, &info);
@@ -175,12 +176,15 @@ impl Inner {
     }
 }
 
-/// A primary that is this relay, or is fed by it, would feed its own stream back to itself.
-fn look_for_circles(hub: &Hub, inner: &Inner, info: &ServerInfo) -> Result<(), Circle> {
+/// A primary that is this relay, or is fed by it, would feed its own stream back to itself. It may know the relay by another address than the relay announces.
+fn look_for_circles(hub: &Hub, inner: &Inner, info: &ServerInfo, own_ip: Option<IpAddr>) -> Result<(), Circle> {
     if info.run_id == Some(hub.run_id) {
         return Err(Circle::Itself);
     }
-    let is_fed_by_us = |from: &&NodeAddress| **from == hub.config.settings.announce || inner.sessions.contains_key(*from);
+    let announce = &hub.config.settings.announce;
+    let is_us =
+        |from: &NodeAddress| from == announce || (from.port == announce.port && own_ip.is_some_and(|own| from.host.parse() == Ok(own)));
+    let is_fed_by_us = |from: &&NodeAddress| is_us(from) || inner.sessions.contains_key(*from);
     match (info.master.as_ref().filter(is_fed_by_us), &inner.primary) {
         (Some(_), Some(primary)) => Err(Circle::Primary(primary.clone())),
         (Some(_) | None, _) => Ok(()),

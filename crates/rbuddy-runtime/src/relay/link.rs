@@ -126,6 +126,11 @@ impl Link {
         self.incoming.stream.peer_addr().ok().map(|peer| peer.ip().to_canonical())
     }
 
+    /// This machine, as the server at the other end sees it.
+    pub(super) fn own_ip(&self) -> Option<IpAddr> {
+        self.incoming.stream.local_addr().ok().map(|own| own.ip().to_canonical())
+    }
+
     /// Everything up to PSYNC. One command at a time: the primary refuses PSYNC while replies are pending (protocol fact 1.3).
     pub(super) async fn shake_hands(
         &mut self,
@@ -145,6 +150,8 @@ impl Link {
                 None => self.ask(&["AUTH", password.expose()]).await?,
             };
             if !answer.starts_with('+') {
+                // A server that knows no AUTH repeats what it was told.
+                let answer = answer.replace(password.expose(), "***");
                 return Err(LinkError::Refused { command: "AUTH", answer });
             }
         }
