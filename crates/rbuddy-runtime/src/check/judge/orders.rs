@@ -7,6 +7,7 @@ use rbuddy_core::types::NodeAddress;
 pub(super) fn judge(group: &GroupFacts, findings: &mut Findings<'_>) {
     if let Some((address, facts)) = group.known_primary() {
         commands(address, facts, findings);
+        failover(group, address, facts, findings);
     }
     for (address, facts) in group.known_replicas() {
         commands(address, facts, findings);
@@ -77,6 +78,18 @@ fn masterauth(group: &GroupFacts, address: &NodeAddress, facts: &ServerFacts, fi
             findings.error(address, Topic::Masterauth, message, "make its masteruser and the relay's user the same");
         }
         Some(_) => findings.ok(address, Topic::Masterauth, "will be let in by the relay"),
+    }
+}
+
+/// `FAILOVER` may pick the relay, as it has all that was written. Then the primary logs in there to hand its role over; only behind that it hears that the
+/// relay refuses it, and takes writes again.
+fn failover(group: &GroupFacts, address: &NodeAddress, facts: &ServerFacts, findings: &mut Findings<'_>) {
+    let settings = &group.settings;
+    let Some(login) = settings.relay.login(&settings.primary) else { return };
+    if facts.config("masterauth").is_some_and(|said| said != login.password.expose()) {
+        let message = "says another masterauth than the relay wants: a FAILOVER that picks the relay would wait, without taking writes";
+        let remedy = "give it the relay's password as masterauth, or always say which replica: FAILOVER TO host port TIMEOUT ms";
+        findings.note(address, Topic::Masterauth, message, remedy);
     }
 }
 

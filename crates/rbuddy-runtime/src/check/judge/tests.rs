@@ -132,7 +132,7 @@ fn a_sound_group_has_no_fault() {
 fn each_fault_is_named_at_its_server() {
     use Severity::{Error, Note, Warning};
     type Change = fn(&mut GroupFacts);
-    let changes: [(Change, Severity, Option<&str>, Topic); 29] = [
+    let changes: [(Change, Severity, Option<&str>, Topic); 30] = [
         (|g| replica(g, 1).info.run_id = g.known_primary().and_then(|(_, p)| p.info.run_id), Error, Some("b:3"), Topic::Identity),
         (|g| replica(g, 1).info.run_id = replica(g, 0).info.run_id, Error, Some("b:3"), Topic::Identity),
         (|g| replica(g, 0).info.is_cluster = true, Error, Some("a:2"), Topic::Cluster),
@@ -149,6 +149,7 @@ fn each_fault_is_named_at_its_server() {
         (|g| _ = replica(g, 0).commands.insert("CLIENT KILL", Access::Unknown), Note, Some("a:2"), Topic::Commands),
         (|g| _ = replica(g, 0).config.insert("masterauth", "pw".into()), Warning, Some("a:2"), Topic::Masterauth),
         (|g| g.settings.primary.password = Some(Secret::new("pw")), Error, Some("a:2"), Topic::Masterauth),
+        (|g| g.settings.primary.password = Some(Secret::new("pw")), Note, Some("p:1"), Topic::Masterauth),
         (|g| _ = replica(g, 0).config.insert("replica-serve-stale-data", "no".into()), Note, Some("a:2"), Topic::StaleReads),
         (|g| _ = replica(g, 0).config.insert("replica-read-only", "no".into()), Error, Some("a:2"), Topic::ReadOnly),
         (|g| replica(g, 0).info.config_file = None, Warning, Some("a:2"), Topic::Restart),
@@ -203,6 +204,7 @@ fn masterauth_is_compared_and_never_shown() {
         replica(&mut group, at).config.insert("masterauth", "hunter2".into());
         replica(&mut group, at).config.insert("masteruser", "repl".into());
     }
+    primary(&mut group).config.insert("masterauth", "hunter2".into());
     assert_eq!(faults(&group), []);
     replica(&mut group, 0).config.insert("masterauth", "hunter3".into());
     replica(&mut group, 1).config.insert("masteruser", String::new());
