@@ -5,8 +5,10 @@
 use super::hub::{Hub, Inner};
 use super::stretch::StretchKey;
 use rbuddy_core::control::relay::{AckPolicy, SessionState, SessionView, fed};
+use rbuddy_core::replication::history::Standing;
 use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position, ServerVersion, Time};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// A connected replica.
@@ -34,7 +36,7 @@ impl Hub {
             let serial = inner.sessions_given;
             // What it has now is what it asks for.
             inner.away.remove(address);
-            if let Some(version) = view.announced_version {
+            if let Some(version) = view.version {
                 inner.versions.insert(address.clone(), version);
             }
             if let Some(older) = inner.end_session(address, at, "the replica came again on another connection".to_owned()) {
@@ -80,20 +82,15 @@ impl Hub {
 
     /// What to ACK upstream, never above our own end and never less than before (a primary keeps the largest it was told).
     ///
-    /// `replicated`: the lowest ACK of the required replicas that follow the live history; where there is none, what was ACKed last.
+    /// `replicated`: the lowest ACK of the required replicas that follow the live history or were just cut off from it; where there is none, what was ACKed
+    /// last. That is nothing at first: a snapshot here is in no replica yet.
     pub(super) fn upstream_ack(&self, key: StretchKey, required: &BTreeSet<NodeAddress>) -> Option<Offset> {
         let mut inner = self.lock();
-        let stretch = inner.stretch(key)?;
-        let before = inner.acked.filter(|(of, _)| *of == key).map_or(stretch.begun, |(_, offset)| offset);
-        let end = stretch.history.end;
+        let end = inner.stretch(key)?.history.end;
+        let before = inner.acked.filter(|(of, _)| *of == key).map_or(Offset::ZERO, |(_, offset)| offset);
         let is_required = |address: &NodeAddress| self.config.open || required.contains(address);
-        let following = inner.sessions.iter().filter(|(address, session)| is_required(address) && session.is_on(key));
-        let acks = following.filter_map(|(_, session)| match session.view.state {
-            SessionState::Streaming { acked, .. } => Some(acked),
-            SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
-        });
         let ack = match self.config.settings.ack {
-            AckPolicy::Replicated => acks.min().unwrap_or(before).max(before).min(end),
+            AckPolicy::Replicated => inner.stand_of_all(key, self.now(), is_required).unwrap_or(before).max(before).min(end),
             AckPolicy::Received => end,
         };
         inner.acked = Some((key, ack));
@@ -118,6 +115,24 @@ impl Inner {
         self.sessions.get_mut(address).filter(|session| session.serial == serial)
     }
 
+    /// The lowest offset of this history that one of these replicas has executed. One that lost its connection, or has just come back and waits for its answer,
+    /// has what it had; one that gets a snapshot has nothing of it yet.
+    fn stand_of_all(&self, key: StretchKey, now: Time, is_counted: impl Fn(&NodeAddress) -> bool) -> Option<Offset> {
+        let history = &self.stretch(key)?.history;
+        let connected = self.sessions.iter().filter_map(|(address, session)| {
+            let has = match session.view.state {
+                SessionState::Streaming { acked, .. } => Some(acked).filter(|_| session.is_on(key)),
+                SessionState::Held(_) => {
+                    session.view.asked.filter(|asked| history.standing(*asked) == Standing::Covered).map(|asked| asked.offset)
+                }
+                SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
+            };
+            has.map(|has| (address, has))
+        });
+        let all = connected.chain(self.lately_away(key, now, AWAY_COUNTS_FOR));
+        all.filter(|(address, _)| is_counted(address)).map(|(_, has)| has).min()
+    }
+
     /// How far the replica at this address is fed at this moment: [`fed`].
     pub(super) fn fed(&self, address: &NodeAddress) -> Vec<Position> {
         let session = self.sessions.get(address).map(|session| &session.view);
@@ -133,5 +148,7 @@ impl Inner {
     }
 }
 
+/// A replica comes back within seconds; for one that stays away nobody waits for ever. (What the controller requires it takes back sooner.)
+const AWAY_COUNTS_FOR: Duration = Duration::from_secs(10);
 /// More than a misconfigured group has; then the log says it again.
 const STRANGERS_MAX: usize = 64;

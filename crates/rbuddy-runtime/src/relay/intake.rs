@@ -35,7 +35,8 @@ pub(super) async fn take_in(
 }
 
 async fn read(hub: Arc<Hub>, mut incoming: Incoming, key: StretchKey) -> Result<Infallible, LinkError> {
-    let tells_getack = hub.config.settings.ack == AckPolicy::Received;
+    // With `replicated` it is the replicas that are asked, and their answers come by themselves.
+    let mut ear = (hub.config.settings.ack == AckPolicy::Received).then(Ear::default);
     let (mut load, mut unshared_bytes) = (Load::new(Instant::now()), 0);
     loop {
         if incoming.buffer.is_empty() {
@@ -46,8 +47,7 @@ async fn read(hub: Arc<Hub>, mut incoming: Incoming, key: StretchKey) -> Result<
         if load.is_much(bytes, Instant::now()) && !incoming.is_full() {
             hub.rest.order();
         }
-        // With `replicated` it is the replicas that are asked, and their answers come by themselves.
-        let is_asked = tells_getack && memmem::find(&incoming.buffer, GETACK).is_some();
+        let is_asked = ear.as_mut().is_some_and(|ear| ear.hears_getack(&incoming.buffer));
         hub.append(key, &mut incoming.buffer);
         if is_asked {
             hub.acked.notify_one();
@@ -57,6 +57,30 @@ async fn read(hub: Arc<Hub>, mut incoming: Incoming, key: StretchKey) -> Result<
             unshared_bytes = 0;
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// Listens for the primary's question how far its replicas are.
+#[derive(Debug, Default)]
+struct Ear {
+    /// The end of what came before: the question may be spread over several reads.
+    tail: Vec<u8>,
+}
+
+impl Ear {
+    fn hears_getack(&mut self, bytes: &[u8]) -> bool {
+        let head = &bytes[..bytes.len().min(GETACK.len() - 1)];
+        self.tail.extend_from_slice(head);
+        let is_asked = memmem::find(&self.tail, GETACK).is_some() || memmem::find(bytes, GETACK).is_some();
+        if bytes.len() >= GETACK.len() {
+            self.tail.clear();
+            self.tail.extend_from_slice(&bytes[bytes.len() - GETACK.len() + 1..]);
+        } else if is_asked {
+            self.tail.clear();
+        } else {
+            self.tail.drain(..self.tail.len().saturating_sub(GETACK.len() - 1));
+        }
+        is_asked
     }
 }
 
@@ -124,10 +148,30 @@ fn ack_request(offset: Offset) -> Vec<u8> {
     encode::request(&["REPLCONF", "ACK", &offset.to_string()])
 }
 
-/// How every server asks its replicas for an ACK at once (`WAIT`). One that two reads share is answered within the second.
+/// How every server asks its replicas for an ACK at once (`WAIT`).
 const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
 const BURST_BYTES: usize = 256 * 1024;
 const ACK_EVERY: Duration = Duration::from_secs(1);
 /// How often while no stream has begun, and how many of them: a primary without writes sends its first byte seconds later.
 const EAGER_ACK_EVERY: Duration = Duration::from_millis(100);
 const EAGER_ACKS: u8 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_heard_once_in_whatever_pieces_it_comes() {
+        let stream = [b"*1\r\n$4\r\nPING\r\n", GETACK, b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n"].concat();
+        for size in 1..=stream.len() {
+            let mut ear = Ear::default();
+            let heard = stream.chunks(size).filter(|piece| ear.hears_getack(piece)).count();
+            assert_eq!(heard, 1, "pieces of {size} bytes");
+            assert!(ear.tail.len() < GETACK.len());
+        }
+        let cut = GETACK.len() - 1;
+        let mut ear = Ear::default();
+        assert!(!ear.hears_getack(&GETACK[..cut]) && ear.hears_getack(&[&GETACK[cut..], &[b'x'; 100]].concat()));
+        assert!(!ear.hears_getack(b"\n"), "the same one is not heard again");
+    }
+}

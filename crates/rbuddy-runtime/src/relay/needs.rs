@@ -86,17 +86,24 @@ impl Inner {
             let is_lost = *offset < memory_start;
             is_lost || (history.live && offset.bytes_behind(history.end) > Some(stretch.lag_bytes_max()))
         };
+        let is_kept = |offset: &Offset| offset.next_byte() >= history.oldest && *offset <= history.end;
         let connected = self.sessions.values().filter_map(|session| match session.view.state {
             SessionState::Held(_) => {
-                session.view.asked.filter(|asked| history.standing(*asked) == Standing::Covered).map(|asked| asked.offset)
+                let asked = session.view.asked.filter(|asked| history.standing(*asked) == Standing::Covered);
+                asked.map(|asked| asked.offset).filter(lags)
             }
             SessionState::Seeding { .. } | SessionState::Loading { .. } | SessionState::Streaming { .. } => {
-                session.follows.filter(|(key, _)| of_stretch(*key)).map(|(_, cursor)| cursor)
+                let (_, cursor) = session.follows.filter(|(key, cursor)| of_stretch(*key) && lags(cursor))?;
+                // What is in its socket is lost with its connection, and it comes back where it was.
+                let acked = match session.view.state {
+                    SessionState::Streaming { acked, .. } => Some(acked).filter(is_kept),
+                    SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
+                };
+                Some(acked.map_or(cursor, |acked| acked.min(cursor)))
             }
         });
-        let away = self.away.values().filter(|away| of_stretch(away.key)).map(|away| away.offset);
-        let is_kept = |offset: &Offset| offset.next_byte() >= history.oldest && *offset <= history.end;
-        standing.chain(connected.chain(away).filter(lags)).filter(is_kept).min()
+        let away = self.away.values().filter(|away| of_stretch(away.key)).map(|away| away.offset).filter(lags);
+        standing.chain(connected).chain(away).filter(is_kept).min()
     }
 
     /// On disk, of all streams.
@@ -119,6 +126,12 @@ impl Inner {
         if let Some((key, offset)) = stands_at {
             self.away.insert(address.clone(), Away { key, offset, since: now });
         }
+    }
+
+    /// Who was cut off from this history no longer ago than that, and what they had of it.
+    pub(super) fn lately_away(&self, key: StretchKey, now: Time, within: Duration) -> impl Iterator<Item = (&NodeAddress, Offset)> {
+        let is_late = move |away: &Away| away.key == key && now.since(away.since) < within;
+        self.away.iter().filter(move |(_, away)| is_late(away)).map(|(address, away)| (address, away.offset))
     }
 
     /// Forgets those for whom it is of no use: they may not go on from there, or it is no longer kept.

@@ -19,8 +19,6 @@ pub(super) struct StretchKey(pub(super) u64);
 pub(super) struct Stretch {
     pub(super) key: StretchKey,
     pub(super) history: History,
-    /// Where it began: the first thing to ACK.
-    pub(super) begun: Offset,
     ring: Ring,
     log: Option<Log>,
     /// The lowest offset that somebody needs and that only the disk has or will have.
@@ -61,9 +59,8 @@ impl Stretch {
     pub(super) fn new(key: StretchKey, history: History, backlog_bytes: u64) -> Stretch {
         let ring = Ring::new(history.end, backlog_bytes);
         let (course, _) = watch::channel(course_of(&history));
-        let begun = history.dataset.map_or(history.end, |dataset| dataset.0.offset);
         let scan = Some(BoundaryScan::starting_at(history.end));
-        Stretch { key, history, begun, ring, log: None, needed_from: None, log_lost: None, scan, noted_at: None, course }
+        Stretch { key, history, ring, log: None, needed_from: None, log_lost: None, scan, noted_at: None, course }
     }
 
     /// What an earlier run left on disk belongs to it: the log ends where the history does, in the middle of a command perhaps.
@@ -269,11 +266,12 @@ impl Stretch {
         Some((target, pieces))
     }
 
-    /// The writer is back.
-    pub(super) fn wrote(&mut self, written: Written) {
-        if let Some(log) = self.log.as_mut().filter(|log| log.is_of(&written)) {
-            log.wrote(written);
-        }
+    /// The writer is back. Whether files that were too long are cut now.
+    pub(super) fn wrote(&mut self, written: Written) -> bool {
+        let Some(log) = self.log.as_mut().filter(|log| log.is_of(&written)) else { return false };
+        let was_stale = log.is_tail_stale();
+        log.wrote(written);
+        was_stale && !log.is_tail_stale()
     }
 
     /// Works out anew what the first kept byte is. The log reaches up to the ring, always.
