@@ -9,7 +9,7 @@ use rbuddy_core::types::{NodeAddress, Offset, Position};
 use rbuddy_runtime::app::run_relay_alone;
 use rbuddy_runtime::settings::{Credentials, PrimaryPlace};
 use std::time::Duration;
-use support::{PATIENCE, Relay, Server, config, eventually, password, scripted};
+use support::{PATIENCE, Relay, Server, config, eventually, free_port, password, scripted};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -111,6 +111,42 @@ async fn a_relay_without_a_controller_serves_everybody() {
     }
 }
 
+/// They are told to follow it one after another, and the first is further on.
+#[tokio::test]
+async fn a_relay_without_a_controller_takes_over_replicas_that_stand_apart() {
+    let primary = Server::start(&[]).await;
+    let (ahead, behind) = (Server::start(&[]).await, Server::start(&[]).await);
+    primary.fill("key:", 100).await;
+    for replica in [&ahead, &behind] {
+        replica.follow(primary.port).await;
+        replica.equals(&primary).await;
+    }
+    primary.fill("for both:", 100).await;
+    behind.equals(&primary).await;
+    behind.follow(free_port()).await;
+    primary.fill("more:", 100).await;
+    ahead.equals(&primary).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut settings = config(&primary, &[], dir.path());
+    settings.settings.listen = format!("127.0.0.1:{}", free_port());
+    let port = settings.settings.listen.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
+    let cancel = CancellationToken::new();
+    let running = tokio::spawn(run_relay_alone(settings, cancel.clone()));
+    let before = primary.info().await.sync_full;
+    ahead.follow(port).await;
+    behind.follow(port).await;
+    for replica in [&ahead, &behind] {
+        replica.equals(&primary).await;
+    }
+    primary.fill("through the relay:", 100).await;
+    for replica in [&ahead, &behind] {
+        replica.equals(&primary).await;
+    }
+    assert_eq!(primary.info().await.sync_full, before, "nobody needed a full resync");
+    cancel.cancel();
+    running.await.expect("no panic").expect("no error");
+}
+
 #[tokio::test]
 async fn a_primary_that_hangs_is_noticed_and_continued_with() {
     let (primary, replica) = (Server::start(&[]).await, Server::start(&[]).await);
@@ -195,11 +231,12 @@ async fn refusals_and_broken_snapshots_leave_the_old_history_as_it_was() {
     let view = relay.until("it goes on", |view| view.live().is_some_and(|live| live.end.get() == 1028)).await;
     assert_eq!(view.histories.len(), 1);
     assert_eq!(view.histories[0].replid().to_string(), new);
-    let left: Vec<String> = std::fs::read_dir(dir.path())
-        .expect("a folder")
-        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-        .collect();
-    assert_eq!(left, ["relay.json"], "nothing half-done is left");
+    eventually("nothing half-done is left", || async {
+        let entries = std::fs::read_dir(dir.path()).expect("a folder");
+        let left: Vec<String> = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+        if left == ["relay.json"] { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
     relay.stop().await;
 }
 
@@ -242,6 +279,27 @@ async fn a_replica_at_the_last_whole_command_of_a_history_that_ended_within_the_
     relay.stop().await;
 }
 
+/// It would cut off a replica that is silent for `repl-timeout` (protocol fact 11.10).
+#[tokio::test]
+async fn a_primary_that_is_slow_with_its_snapshot_hears_signs_of_life() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let dir = tempfile::tempdir().expect("a folder");
+    let replica = Server::start(&[]).await;
+    let mut settings = config(&replica, &[&replica], dir.path());
+    settings.primary.place = PrimaryPlace::Fixed(NodeAddress::new("127.0.0.1", port));
+    let relay = Relay::start(settings, orders(Start::Fresh, &replica.address(), Permit::Keep)).await;
+    let (mut stream, _) = next_psync(&listener).await;
+    stream.write_all(format!("+FULLRESYNC {} 1000\r\n$1000\r\nREDIS0011", "a".repeat(40)).as_bytes()).await.expect("sent");
+    let mut heard = Vec::new();
+    while heard.len() < 3 {
+        let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut heard)).await.expect("in time").expect("read");
+        assert!(read > 0, "the relay ended it");
+    }
+    assert_eq!(heard, b"\n\n\n");
+    relay.stop().await;
+}
+
 /// A primary that forwards an EOF payload looks ten times a second whether its child has ended, and passes over the ACKs that come before (protocol fact 2.3).
 #[tokio::test]
 async fn the_primary_is_not_kept_waiting_for_the_ack_that_starts_the_stream() {
@@ -257,7 +315,7 @@ async fn the_primary_is_not_kept_waiting_for_the_ack_that_starts_the_stream() {
     let head = format!("+FULLRESYNC {} 1000\r\n$EOF:{mark}\r\n", "a".repeat(40));
     stream.write_all(&[head.as_bytes(), &empty_snapshot().await, mark.as_bytes()].concat()).await.expect("sent");
     let (mut heard, mut first) = (Vec::new(), None);
-    let ack: &[u8] = b"REPLCONF\r\n$3\r\nACK\r\n$4\r\n1000\r\n";
+    let ack: &[u8] = b"REPLCONF\r\n$3\r\nACK\r\n$1\r\n0\r\n";
     while heard.windows(ack.len()).filter(|window| *window == ack).count() < 6 {
         let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut heard)).await.expect("in time").expect("read");
         assert!(read > 0, "the relay ended it");

@@ -137,7 +137,7 @@ impl World {
         }
         let view = SessionView {
             asked: Some(process.position()),
-            announced_version: None,
+            version: None,
             state: SessionState::Held(HoldReason::UpstreamUnknown),
             since: self.now,
         };

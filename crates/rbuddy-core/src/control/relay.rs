@@ -222,8 +222,9 @@ pub enum SnapshotState {
 pub struct SessionView {
     /// What it asked for with PSYNC; `None` for `? -1`.
     pub asked: Option<Position>,
-    /// The version that it announced (Valkey 8 and newer do).
-    pub announced_version: Option<ServerVersion>,
+    /// Its version, if it announced it (Valkey 8 and newer do) or was looked at.
+    #[serde(alias = "announced_version")]
+    pub version: Option<ServerVersion>,
     /// What happens with it.
     pub state: SessionState,
     /// Since when.

@@ -187,7 +187,7 @@ impl Scene {
                 _ => self.now,
             };
             let asked = matches!(state, SessionState::Held(_)).then_some(position);
-            self.view.sessions.insert(replica.clone(), SessionView { asked, announced_version: None, state, since });
+            self.view.sessions.insert(replica.clone(), SessionView { asked, version: None, state, since });
         }
     }
 

@@ -1,19 +1,20 @@
 //! The relay without a controller (`rbuddy relay`): it gives everybody what a primary would, and keeps a snapshot only as long as it is of use.
 //!
-//! It begins when the first replica asks: where that one stands, if the primary can go on from there; a full resync that nobody needs is not asked
-//! for. After a restart it waits a moment for the replicas that it had, as the primary covers least of what it forgot if it begins where they are.
+//! It begins when the first replicas ask: where the lowest of them stands, or any other, if the primary can go on from there; a full resync that nobody
+//! needs is not asked for. After a restart it waits a moment for the replicas that it had, as the primary covers least of what it forgot if it begins where
+//! they are.
 
 use super::{RelayConfig, RelayError};
 use rbuddy_core::control::primary::{PrimaryAt, SentinelView};
 use rbuddy_core::control::relay::{Previous, RelayOrders, RelayView, SessionState, SessionView, SnapshotState, Start, UpstreamState};
-use rbuddy_core::replication::history::{Place, Standing};
+use rbuddy_core::replication::history::{History, Place, Standing};
 use rbuddy_core::replication::psync::HoldReason;
-use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position};
+use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position, RdbVersion, ReplId, ServerVersion};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// Runs a relay that serves every replica that comes, until cancelled. `sentinels` is what those say that know the primary.
@@ -28,9 +29,15 @@ pub async fn run_alone(
     let (orders, received) = watch::channel(RelayOrders::default());
     let guide = async {
         let mut patience = pin!(sleep(COMEBACK_PATIENCE));
-        let mut is_patient = true;
+        let (mut is_patient, mut is_anybody_here) = (true, false);
+        let mut format = Format::default();
         loop {
-            let mut next = guide(&view.borrow_and_update(), &orders.borrow(), is_patient);
+            if !is_anybody_here && view.borrow().previous.is_none() && !view.borrow().sessions.is_empty() {
+                (is_patient, is_anybody_here) = (true, true);
+                patience.as_mut().reset(Instant::now() + OTHERS_PATIENCE);
+            }
+            format.observe(&view.borrow());
+            let mut next = guide(&view.borrow_and_update(), &orders.borrow(), is_patient, format);
             let told = primary_said(&configured, &view.borrow(), &sentinels.borrow_and_update());
             next.primary = told.filter(|told| *told != own).or(next.primary);
             orders.send_if_modified(|now| {
@@ -61,8 +68,28 @@ fn primary_said(configured: &PrimaryAt, view: &RelayView, sentinels: &SentinelVi
     }
 }
 
+/// What the primary's snapshots are: of the last one, and in which history that was. Another primary may give others.
+#[derive(Debug, Default, Clone, Copy)]
+struct Format(Option<(ReplId, RdbVersion)>);
+
+impl Format {
+    fn observe(&mut self, view: &RelayView) {
+        let live = view.live().map(History::replid);
+        self.0 = self.0.filter(|(replid, _)| Some(*replid) == live);
+        let rdb = view.ready_snapshot().and_then(|snapshot| snapshot.rdb);
+        self.0 = live.zip(rdb).or(self.0);
+    }
+
+    /// Whether another snapshot would be of no use to a replica of this version either. (What only Valkey loads is given in an older format where others
+    /// are known to be there.)
+    fn is_beyond(&self, version: Option<ServerVersion>) -> bool {
+        let known = self.0.map(|(_, rdb)| rdb).filter(|rdb| rdb.flavour == Flavour::Redis);
+        version.zip(known).is_some_and(|(version, rdb)| !version.loads(rdb))
+    }
+}
+
 /// What to order, given what is.
-fn guide(view: &RelayView, now: &RelayOrders, is_patient: bool) -> RelayOrders {
+fn guide(view: &RelayView, now: &RelayOrders, is_patient: bool, format: Format) -> RelayOrders {
     let mut next = now.clone();
     next.start = now.start.clone().or_else(|| start(view, is_patient));
     next.places = places(view);
@@ -70,7 +97,8 @@ fn guide(view: &RelayView, now: &RelayOrders, is_patient: bool) -> RelayOrders {
     next.full_resync = view.upstream.full_resync_needed.filter(|_| !view.sessions.is_empty()).map(|need| need.replid);
     // Those on which a replica stands are kept all the same.
     next.discard_ended = view.histories.iter().filter(|history| !history.live).map(|history| history.end_position()).collect();
-    let is_wanted = any_held(view, |reason| matches!(reason, HoldReason::NeedsFullResync(_)));
+    let wants = |session: &SessionView| matches!(session.state, SessionState::Held(HoldReason::NeedsFullResync(_)));
+    let is_wanted = view.sessions.values().any(|session| wants(session) && !format.is_beyond(session.version));
     let is_of_no_use = view.snapshot.as_ref().filter(|snapshot| match snapshot.state {
         SnapshotState::Receiving => false,
         SnapshotState::Ready => {
@@ -82,15 +110,19 @@ fn guide(view: &RelayView, now: &RelayOrders, is_patient: bool) -> RelayOrders {
     });
     next.discard_snapshot = is_of_no_use.map(|snapshot| snapshot.dataset);
     let is_asked_for = now.snapshot_request > view.snapshot_request_done;
-    if is_wanted && view.snapshot.is_none() && !is_asked_for && view.upstream.state == UpstreamState::Streaming {
-        next.snapshot_request = Some(now.snapshot_request.unwrap_or(0) + 1);
+    if is_asked_for && !is_wanted {
+        next.snapshot_request = view.snapshot_request_done;
+    } else if is_wanted && view.snapshot.is_none() && !is_asked_for && view.upstream.state == UpstreamState::Streaming {
+        next.snapshot_request = Some(now.snapshot_request.max(view.snapshot_request_done).unwrap_or(0) + 1);
     }
     next
 }
 
 /// How to begin; `None`: there is nobody yet to begin for.
 fn start(view: &RelayView, is_patient: bool) -> Option<Start> {
-    if view.resumable.is_some() {
+    // A snapshot of a history that was left for another before the relay ended leads back to that.
+    let is_of_last = |end: Position| view.previous.as_ref().is_none_or(|previous| previous.end.replid == end.replid);
+    if view.resumable.is_some_and(|(_, end)| is_of_last(end)) {
         return Some(Start::Resume);
     }
     let mut stands: BTreeMap<&NodeAddress, Position> = BTreeMap::new();
@@ -103,8 +135,19 @@ fn start(view: &RelayView, is_patient: bool) -> Option<Start> {
     match &view.previous {
         Some(previous) => begin_again(view, previous, &stands, is_patient),
         None if view.sessions.is_empty() => None,
-        None => Some(stands.values().next().map_or(Start::Fresh, |first| at(stands.values(), *first, Vec::new()))),
+        None => match most_stand_on(&stands) {
+            None => Some(Start::Fresh),
+            // Others may be further back, and they all serve what they have meanwhile.
+            Some(_) if is_patient => None,
+            Some(one) => Some(at(stands.values(), one, Vec::new())),
+        },
     }
+}
+
+/// One of the positions on the history that most replicas have.
+fn most_stand_on(stands: &BTreeMap<&NodeAddress, Position>) -> Option<Position> {
+    let like = |one: &Position| stands.values().filter(|other| other.replid == one.replid).count();
+    stands.values().copied().max_by_key(like)
 }
 
 /// Where the replicas of the run before are, once all are back; those that do not come in time are not waited for.
@@ -124,15 +167,20 @@ fn begin_again(view: &RelayView, previous: &Previous, stands: &BTreeMap<&NodeAdd
     Some(at(known.iter(), previous.end, earlier))
 }
 
-/// Where replicas are that have more than the relay and wait for it.
+/// Where replicas are that wait for the relay and have more than it, or another history: the primary may be able to go on there.
 fn places(view: &RelayView) -> Vec<Place> {
-    let Some(live) = view.live() else { return Vec::new() };
-    let waits = |session: &&SessionView| matches!(session.state, SessionState::Held(HoldReason::Ahead { .. }));
-    let asked = view.sessions.values().filter(waits).filter_map(|session| session.asked);
-    let further = asked.filter(|asked| matches!(live.standing(*asked), Standing::Ahead { .. }));
+    let held = view.sessions.values().filter(|session| matches!(session.state, SessionState::Held(_)));
+    let asked = held.filter_map(|session| session.asked).filter(|asked| asked.offset > Offset::ZERO);
+    let live = view.live();
     // One history may be known by several ids.
-    let places: BTreeSet<Offset> = further.map(|asked| asked.offset).collect();
-    places.into_iter().map(|offset| Place::new(Position::new(live.replid(), offset))).collect()
+    let places: BTreeSet<Position> = asked
+        .filter_map(|asked| match live.map(|live| (live, live.standing(asked))) {
+            Some((live, Standing::Ahead { .. })) => Some(Position::new(live.replid(), asked.offset)),
+            Some((_, Standing::UnknownId)) | None => Some(asked),
+            Some((_, Standing::Covered | Standing::PastLimit { .. } | Standing::TooOld { .. })) => None,
+        })
+        .collect();
+    places.into_iter().map(Place::new).collect()
 }
 
 /// At the lowest of these positions that are of the same history as `of`; there, if there is none.
@@ -158,9 +206,10 @@ fn is_kept(view: &RelayView) -> bool {
     is_in_use || is_worth_it
 }
 
-/// One that is taken while this replica is known has an older format.
+/// But it could load one that is taken while it is known to be there: that has an older format.
 fn cannot_load(reason: HoldReason) -> bool {
-    matches!(reason, HoldReason::CannotLoad { version: Some(version), .. } if version.flavour == Flavour::Valkey)
+    let older = RdbVersion { flavour: Flavour::Redis, number: 11 };
+    matches!(reason, HoldReason::CannotLoad { version, .. } if version.is_none_or(|version| version.loads(older)))
 }
 
 fn any_held(view: &RelayView, reason: impl Fn(HoldReason) -> bool) -> bool {
@@ -169,6 +218,8 @@ fn any_held(view: &RelayView, reason: impl Fn(HoldReason) -> bool) -> bool {
 
 /// How long replicas of the run before are waited for: they try again every second.
 const COMEBACK_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the first one waits for others to tell where they stand.
+const OTHERS_PATIENCE: Duration = Duration::from_secs(1);
 const STREAM_BYTES_MIN: u64 = 256 << 20;
 
 #[cfg(test)]
@@ -189,12 +240,8 @@ mod tests {
     }
 
     fn view(asks: &[(u16, Option<Position>)]) -> RelayView {
-        let held = |asked| SessionView {
-            asked,
-            announced_version: None,
-            state: SessionState::Held(HoldReason::UpstreamUnknown),
-            since: Time::default(),
-        };
+        let held =
+            |asked| SessionView { asked, version: None, state: SessionState::Held(HoldReason::UpstreamUnknown), since: Time::default() };
         let sessions = asks.iter().map(|(port, asked)| (NodeAddress::new("127.0.0.1", *port), held(*asked))).collect();
         RelayView { sessions, ..RelayView::default() }
     }
@@ -219,12 +266,15 @@ mod tests {
         assert_eq!(start(&view(&[]), false), None);
         assert_eq!(start(&view(&[(1, None)]), true), Some(Start::Fresh));
         assert_eq!(start(&view(&[(1, Some(position('c', 0)))]), true), Some(Start::Fresh), "it was never a replica");
-        assert_eq!(begins(start(&view(&[(1, Some(position('c', 9)))]), true)), Some(position('c', 9)));
+        assert_eq!(start(&view(&[(1, Some(position('c', 9)))]), true), None, "others may be further back");
+        assert_eq!(begins(start(&view(&[(1, Some(position('c', 9)))]), false)), Some(position('c', 9)));
+        let several = view(&[(1, Some(position('d', 99))), (2, Some(position('c', 9))), (3, None), (4, Some(position('c', 5)))]);
+        assert_eq!(begins(start(&several, false)), Some(position('c', 5)), "the lowest of the history that most have");
         let mut waiting = view(&[]);
         waiting.upstream.full_resync_needed = Some(FullResyncNeed { replid: id('c'), gap: Gap::NothingToContinue });
-        assert_eq!(guide(&waiting, &RelayOrders::default(), false).full_resync, None);
+        assert_eq!(guide(&waiting, &RelayOrders::default(), false, Format::default()).full_resync, None);
         waiting.sessions = view(&[(1, None)]).sessions;
-        assert_eq!(guide(&waiting, &RelayOrders::default(), false).full_resync, Some(id('c')));
+        assert_eq!(guide(&waiting, &RelayOrders::default(), false, Format::default()).full_resync, Some(id('c')));
     }
 
     #[test]
@@ -240,21 +290,92 @@ mod tests {
         assert_eq!(back(&both[..1], false), Some(position('b', 90)));
         assert_eq!(back(&[(2, Some(position('a', 60)))], false), Some(position('b', 70)), "past its id's limit: another history");
         assert_eq!(back(&[], false), Some(position('b', 70)), "nobody came: where the relay was");
+        let mut left = view(&both);
+        (left.previous, left.resumable) = (previous(&[1, 2]), Some((DatasetId(position('c', 5)), position('c', 9))));
+        assert_eq!(begins(start(&left, true)), Some(position('b', 40)), "its snapshot is of another history");
+        left.resumable = Some((DatasetId(position('b', 5)), position('b', 70)));
+        assert_eq!(start(&left, true), Some(Start::Resume));
     }
 
     #[test]
     fn those_that_have_more_are_places_to_go_on_at() {
         let mut view = view(&[(1, Some(position('b', 90))), (2, Some(position('a', 40))), (3, Some(position('c', 95))), (4, None)]);
-        assert_eq!(places(&view), []);
+        let all = [position('a', 40), position('b', 90), position('c', 95)].map(Place::new);
+        assert_eq!(places(&view), all, "nothing is followed yet");
         let mut history = History::starting_at(position('b', 60), None);
         history.remember(KnownId { replid: id('a'), until: Some(position('a', 50).offset) });
-        let end = history.end;
         view.histories = vec![history];
-        assert_eq!(places(&view), [], "nobody waits for it");
+        assert_eq!(places(&view), [position('b', 90), position('c', 95)].map(Place::new), "further on, and another history");
         for session in view.sessions.values_mut() {
-            session.state = SessionState::Held(HoldReason::Ahead { asked: end.next_byte(), end });
+            session.state = SessionState::Loading { dataset: DatasetId(position('b', 60)) };
         }
-        assert_eq!(places(&view), [Place::new(position('b', 90))]);
+        assert_eq!(places(&view), [], "nobody waits for it");
+    }
+
+    fn needing(version: Option<&str>) -> RelayView {
+        let mut view = view(&[(1, None)]);
+        view.histories = vec![History::starting_at(position('b', 60), None)];
+        view.upstream.state = UpstreamState::Streaming;
+        for session in view.sessions.values_mut() {
+            session.version = version.map(|text| ServerVersion::parse(Flavour::Redis, text).expect("a version"));
+            session.state = SessionState::Held(HoldReason::NeedsFullResync(FullResyncReason::NothingToContinue));
+        }
+        view
+    }
+
+    fn snapshot(rdb: RdbVersion) -> Option<SnapshotView> {
+        let dataset = DatasetId(position('b', 60));
+        Some(SnapshotView { dataset, state: SnapshotState::Ready, bytes: 9, total_bytes: Some(9), rdb: Some(rdb), keys_hint: None })
+    }
+
+    #[test]
+    fn the_primary_does_not_fork_for_one_that_can_load_none_of_its_snapshots() {
+        let mut format = Format::default();
+        let asks = |view: &RelayView, format| guide(view, &RelayOrders::default(), false, format).snapshot_request;
+        assert_eq!(asks(&needing(Some("7.0.15")), format), Some(1), "nothing is known of them");
+        let mut seen = needing(Some("7.0.15"));
+        seen.snapshot = snapshot(RdbVersion { flavour: Flavour::Redis, number: 11 });
+        format.observe(&seen);
+        seen.snapshot = None;
+        format.observe(&seen);
+        assert_eq!(asks(&needing(Some("7.0.15")), format), None);
+        assert_eq!(asks(&needing(Some("7.4.0")), format), Some(1), "another one can");
+        assert_eq!(asks(&needing(None), format), Some(1), "perhaps it can");
+        seen.histories = vec![History::starting_at(position('c', 60), None)];
+        format.observe(&seen);
+        assert_eq!(asks(&needing(Some("7.0.15")), format), Some(1), "another primary may give others");
+    }
+
+    #[test]
+    fn what_only_valkey_loads_makes_room_for_what_all_can_load() {
+        let only_valkey = RdbVersion { flavour: Flavour::Valkey, number: 80 };
+        let mut view = needing(None);
+        view.snapshot = snapshot(only_valkey);
+        let dataset = view.snapshot.as_ref().map(|snapshot| snapshot.dataset);
+        let discards = |view: &mut RelayView, version: Option<&str>| {
+            let version = version.map(|text| ServerVersion::parse(Flavour::Redis, text).expect("a version"));
+            let state = SessionState::Held(HoldReason::CannotLoad { rdb: only_valkey, version });
+            view.sessions.values_mut().for_each(|session| session.state = state.clone());
+            guide(view, &RelayOrders::default(), false, Format::default()).discard_snapshot
+        };
+        assert_eq!(discards(&mut view, Some("7.4.0")), dataset);
+        assert_eq!(discards(&mut view, None), dataset, "a primary would give it the older format");
+        assert_eq!(discards(&mut view, Some("6.2.0")), None, "that one loads neither");
+    }
+
+    #[test]
+    fn a_snapshot_that_nobody_waits_for_any_more_is_not_asked_for() {
+        let asked = guide(&needing(None), &RelayOrders::default(), false, Format::default());
+        assert_eq!(asked.snapshot_request, Some(1));
+        let mut left = needing(None);
+        left.sessions.clear();
+        let withdrawn = guide(&left, &asked, false, Format::default());
+        assert_eq!(withdrawn.snapshot_request, None);
+        // It may have been begun all the same.
+        left.snapshot_request_done = Some(1);
+        assert_eq!(guide(&left, &withdrawn, false, Format::default()).snapshot_request, None);
+        let another = RelayView { snapshot_request_done: Some(1), ..needing(None) };
+        assert_eq!(guide(&another, &withdrawn, false, Format::default()).snapshot_request, Some(2));
     }
 
     #[test]
@@ -263,10 +384,10 @@ mod tests {
         let dataset = DatasetId(position('b', 60));
         let state = SnapshotState::Failed("the disk is too slow".to_owned());
         view.snapshot = Some(SnapshotView { dataset, state, bytes: 9, total_bytes: None, rdb: None, keys_hint: None });
-        assert_eq!(guide(&view, &RelayOrders::default(), false).discard_snapshot, Some(dataset));
+        assert_eq!(guide(&view, &RelayOrders::default(), false, Format::default()).discard_snapshot, Some(dataset));
         let needs_it = HoldReason::NeedsFullResync(FullResyncReason::NothingToContinue);
         view.sessions.values_mut().for_each(|session| session.state = SessionState::Held(needs_it));
-        assert_eq!(guide(&view, &RelayOrders::default(), false).discard_snapshot, None);
+        assert_eq!(guide(&view, &RelayOrders::default(), false, Format::default()).discard_snapshot, None);
     }
 
     #[test]

@@ -124,7 +124,7 @@ pub(super) async fn run(arrived: Arrived, door: Door) {
     };
     let view = SessionView {
         asked: position,
-        announced_version: identity.version,
+        version: identity.version,
         state: SessionState::Held(HoldReason::UpstreamUnknown),
         since: hub.now(),
     };
@@ -204,11 +204,13 @@ impl Session {
         }
     }
 
-    /// Before it gets a snapshot. The controller knows versions, Valkey tells its own, and others are asked once; whether it is the process that was
-    /// judged is asked until it is.
+    /// Before it gets a snapshot, or one is taken for it. The controller knows versions, Valkey tells its own, and others are asked once in a session (at the
+    /// same address there may be a newer one than the last time); whether it is the process that was judged is asked until it is.
     fn is_to_be_looked_at(&self, plan: &Plan) -> bool {
         match plan {
-            Plan::Full { .. } => self.hub.config.open && self.identity.version.is_none() && self.looks.are_none(),
+            Plan::Full { .. } | Plan::Hold(HoldReason::NeedsFullResync(_) | HoldReason::CannotLoad { .. }) => {
+                self.hub.config.open && self.identity.version.is_none() && self.looks.are_none()
+            }
             Plan::Hold(HoldReason::AnotherProcess) => self.looks.are_due(),
             Plan::Continue { .. } | Plan::Hold(_) => false,
         }
@@ -227,7 +229,12 @@ impl Session {
         };
         if let Some(version) = seen.and_then(|info| info.version) {
             self.identity.version.get_or_insert(version);
-            self.hub.lock().versions.insert(self.address.clone(), version);
+            self.hub.update(|inner| {
+                inner.versions.insert(self.address.clone(), version);
+                if let Some(session) = inner.session_mut(&self.address, self.serial) {
+                    session.view.version = Some(version);
+                }
+            });
         }
         Ok(())
     }
