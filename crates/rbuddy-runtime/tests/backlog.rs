@@ -77,7 +77,10 @@ async fn caught_up(relay: &mut Relay, primary: &Server, replica: &Server) {
 async fn a_replica_that_stood_still_goes_on_from_disk_and_slows_nobody() {
     let (primary, stopped, other) = (Server::start(&[]).await, Server::start(&[]).await, Server::start(&[]).await);
     let dir = tempfile::tempdir().expect("a folder");
-    let mut relay = seeded(&primary, &[&stopped, &other], small(&primary, &[&stopped, &other], dir.path())).await;
+    let mut config = small(&primary, &[&stopped, &other], dir.path());
+    // More than its socket holds, and on disk in segments that are smaller than that.
+    (config.settings.backlog_bytes, config.settings.backlog_disk_bytes) = (16 << 20, 48 << 20);
+    let mut relay = seeded(&primary, &[&stopped, &other], config).await;
     let full_before = stopped.info().await.sync_full;
     stopped.signal("STOP");
     // So much that it is in no socket's buffer either.
@@ -93,6 +96,10 @@ async fn a_replica_that_stood_still_goes_on_from_disk_and_slows_nobody() {
         other => panic!("{other:?}"),
     };
     assert!(view.live().is_some_and(|live| acked < live.end && view.backlog.oldest_needed.is_some()), "{view:#?}");
+    assert!(
+        view.live().is_some_and(|live| live.oldest <= acked.next_byte()),
+        "with its connection it would lose what is in its socket: {view:#?}"
+    );
 
     stopped.signal("CONT");
     stopped.equals(&primary).await;
@@ -240,6 +247,40 @@ async fn a_full_disk_costs_the_primary_no_snapshot_until_there_is_room_and_then_
     replica.equals(&primary).await;
     let view = relay.view.borrow().clone();
     assert_eq!((primary.info().await.sync_full, view.upstream.full_resyncs), (Some(2), 1), "one more, over a second connection");
+    relay.stop().await;
+}
+
+/// Each attempt is a fork of the primary. Whoever gives orders can end them only while it is shown that there is something to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_was_lost_is_not_tried_again_once_nobody_wants_it() {
+    let Some(disk) = Tmpfs::mount(4) else {
+        return skip();
+    };
+    let (primary, replica) = (Server::start(&["--rdbcompression", "no"]).await, Server::start(&[]).await);
+    for round in 0..10 {
+        primary.fill(&format!("key {round}:"), 10_000).await;
+    }
+    let mut orders = RelayOrders { start: Some(Start::Fresh), ..RelayOrders::default() };
+    permit(&[&replica], Permit::Auto)(&mut orders);
+    let mut relay = Relay::start(small(&primary, &[&replica], disk.0.path()), orders).await;
+    let state = |view: &RelayView| view.snapshot.as_ref().map(|snapshot| snapshot.state.clone());
+    let has_failed = move |view: &RelayView| matches!(state(view), Some(SnapshotState::Failed(_)));
+    let streams = |view: &RelayView| view.upstream.state == UpstreamState::Streaming;
+    relay.until("the disk was too small", move |view| has_failed(view) && streams(view)).await;
+
+    // Twenty seconds for a snapshot: time enough to cut it short.
+    primary.command(&["CONFIG", "SET", "rdb-key-save-delay", "200"]).await;
+    disk.grow(100);
+    relay.until("it is taken anew", move |view| state(view) == Some(SnapshotState::Receiving)).await;
+    primary.command(&["CLIENT", "KILL", "TYPE", "replica"]).await;
+    let view = relay.until("that was in vain", move |view| has_failed(view) && streams(view)).await;
+    relay.order(|orders| orders.discard_snapshot = view.snapshot.map(|snapshot| snapshot.dataset));
+    relay.until("it is discarded", |view| view.snapshot.is_none()).await;
+    let attempts = primary.info().await.sync_full;
+    let since = std::time::Instant::now();
+    eventually("five seconds pass", || async { if since.elapsed() > Duration::from_secs(5) { Ok(()) } else { Err("not yet".into()) } })
+        .await;
+    assert_eq!((primary.info().await.sync_full, relay.view.borrow().snapshot.is_some()), (attempts, false));
     relay.stop().await;
 }
 

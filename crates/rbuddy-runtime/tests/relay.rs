@@ -196,6 +196,40 @@ async fn a_restarted_relay_goes_on_from_disk() {
     relay.stop().await;
 }
 
+/// What the promoted primary never had was to be cut off from the log, and `relay.json` says so first: a kill in between leaves the old bytes there.
+#[tokio::test]
+async fn a_log_that_was_yet_to_be_cut_back_is_cut_back_after_a_restart() {
+    let (primary, replica) = (Server::start(&[]).await, Server::start(&[]).await);
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(Start::Fresh, &[(&replica, Permit::Auto)])).await;
+    replica.follow(relay.port).await;
+    let dataset = snapshot(&mut relay).await;
+    primary.fill("behind the snapshot:", 1000).await;
+    replica.equals(&primary).await;
+    relay.stop().await;
+
+    let until = dataset.0.offset.advance(1000);
+    let file = dir.path().join("relay.json");
+    let mut saved: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).expect("it was written")).expect("JSON");
+    assert!(saved["spool"]["log"].is_string() && saved["spool"]["log_until"].is_null(), "{saved:#}");
+    saved["spool"]["log_until"] = until.get().into();
+    std::fs::write(&file, saved.to_string()).expect("written");
+    let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), RelayOrders::default()).await;
+    let view = relay.until("there is something to go on from", |view| view.resumable.is_some()).await;
+    assert_eq!(view.resumable.map(|(of, end)| (of, end.offset)), Some((dataset, until)));
+    relay.orders.send_replace(orders(Start::Resume, &[(&replica, Permit::Keep)]));
+    replica.follow(relay.port).await;
+    replica.equals(&primary).await;
+    eventually("relay.json says that it is cut back", || async {
+        let saved: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&file).unwrap_or_default()).map_err(|error| error.to_string())?;
+        if saved["spool"]["log_until"].is_null() { Ok(()) } else { Err(saved.to_string()) }
+    })
+    .await;
+    assert_eq!(primary.info().await.sync_full, Some(1));
+    relay.stop().await;
+}
+
 #[tokio::test]
 async fn a_snapshot_is_taken_over_a_second_connection_while_the_stream_flows() {
     let (primary, replica, second) = (Server::start(&[]).await, Server::start(&[]).await, Server::start(&[]).await);

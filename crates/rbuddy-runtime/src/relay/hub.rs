@@ -110,8 +110,10 @@ pub(super) struct Arrival {
     pub(super) key: StretchKey,
     pub(super) dataset: DatasetId,
     pub(super) progress: Arc<Progress>,
-    /// Why it ended, if it did.
+    /// Why it ended, if it did: it is lost, and taken anew unless somebody discards it.
     pub(super) failed: Option<String>,
+    /// It is in place of one that was lost.
+    pub(super) is_retry: bool,
 }
 
 /// Counted by whoever receives.
@@ -230,11 +232,18 @@ impl Hub {
 
 impl Arrival {
     pub(super) fn new(key: StretchKey, dataset: DatasetId) -> Arrival {
-        Arrival { key, dataset, progress: Arc::default(), failed: None }
+        Arrival { key, dataset, progress: Arc::default(), failed: None, is_retry: false }
     }
 }
 
 impl Inner {
+    /// A snapshot is on its way.
+    pub(super) fn expect_snapshot(&mut self, key: StretchKey, dataset: DatasetId) -> Arc<Progress> {
+        let is_retry = self.arrival.as_ref().is_some_and(|before| before.is_retry || before.failed.is_some());
+        let arrival = self.arrival.insert(Arrival { is_retry, ..Arrival::new(key, dataset) });
+        Arc::clone(&arrival.progress)
+    }
+
     fn new(primary: Option<NodeAddress>, now: Time) -> Inner {
         Inner {
             stretches: Vec::new(),

@@ -4,7 +4,7 @@
 //! it, what is on disk is given up: who stood there is overrun, a snapshot that needed it is removed, and the relay goes on from memory.
 
 use super::files::{FileError, free_bytes};
-use super::hub::{Arrival, Hub, Progress};
+use super::hub::{Arrival, Hub};
 use super::stretch::StretchKey;
 use std::future::pending;
 use std::path::PathBuf;
@@ -75,8 +75,11 @@ async fn write(hub: &Hub, key: StretchKey) {
     hub.count(|inner| {
         match written {
             Ok(written) => {
+                let is_named = inner.named.as_ref().is_some_and(|(named, _)| *named == key);
                 if let Some(stretch) = inner.stretch_mut(key) {
-                    stretch.wrote(written);
+                    let is_cut = stretch.wrote(written);
+                    // relay.json says that it is yet to be.
+                    inner.is_state_stale |= is_cut && is_named;
                 }
             }
             Err(error) => inner.disk_failed(key, &error.to_string()),
@@ -98,7 +101,7 @@ async fn bury_dead_spool(hub: &Hub) {
         if let Some(reason) = reason
             && inner.arrival.is_none()
         {
-            inner.arrival = Some(Arrival { key, dataset: spool.dataset, progress: Arc::new(Progress::default()), failed: Some(reason) });
+            inner.arrival = Some(Arrival { failed: Some(reason), ..Arrival::new(key, spool.dataset) });
         }
     });
     hub.unname(&spool).await;

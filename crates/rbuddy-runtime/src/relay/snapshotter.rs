@@ -39,14 +39,14 @@ pub(super) struct Snapshotter {
     troubled_at: Option<Instant>,
     /// A request that waits for the stream, and how many full resyncs there had been when it came: if one happens meanwhile, its snapshot is the answer.
     waiting: Option<(u64, u64)>,
-    /// A snapshot that was lost, for as long as no attempt to replace it has worked and nobody has said that it is of no use.
-    lost: Option<DatasetId>,
+    /// The snapshot that was last seen to be lost.
+    seen_lost: Option<DatasetId>,
 }
 
 impl Snapshotter {
     pub(super) fn new(hub: Arc<Hub>, orders: watch::Receiver<RelayOrders>) -> Snapshotter {
         let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-        Snapshotter { hub, orders, backoff, not_before: Instant::now(), troubled_at: None, waiting: None, lost: None }
+        Snapshotter { hub, orders, backoff, not_before: Instant::now(), troubled_at: None, waiting: None, seen_lost: None }
     }
 
     /// Runs until cancelled.
@@ -80,23 +80,19 @@ impl Snapshotter {
             let orders = self.orders.borrow_and_update();
             (orders.snapshot_request, orders.discard_snapshot)
         };
-        let (failed, is_ready, done, state, full_resyncs) = {
+        let (lost, done, state, full_resyncs) = {
             let inner = self.hub.lock();
-            let failed = inner.arrival.as_ref().filter(|arrival| arrival.failed.is_some()).map(|arrival| arrival.dataset);
-            (failed, inner.spool.is_some(), inner.request_done, inner.upstream.state, inner.upstream.full_resyncs)
+            let lost = inner.arrival.as_ref().filter(|arrival| arrival.failed.is_some()).map(|arrival| arrival.dataset);
+            (lost, inner.request_done, inner.upstream.state, inner.upstream.full_resyncs)
         };
-        if failed.is_some() {
-            if self.lost.is_none() && Instant::now() >= self.not_before {
-                // Not at once: who gives orders may not want another, and what was lost so soon may be lost again.
-                self.hesitate();
-            }
-            self.lost = failed;
-        } else if is_ready {
-            self.lost = None;
-        }
         // Each attempt costs the primary a fork: none for a snapshot that nobody wants any more.
-        self.lost = self.lost.filter(|lost| Some(*lost) != discarded);
-        let is_lost = self.lost.is_some();
+        let lost = lost.filter(|lost| Some(*lost) != discarded);
+        if lost.is_some() && lost != self.seen_lost && Instant::now() >= self.not_before {
+            // Not at once: who gives orders may not want another, and what was lost so soon may be lost again.
+            self.hesitate();
+        }
+        self.seen_lost = lost;
+        let is_lost = lost.is_some();
         match request.filter(|request| done.is_none_or(|done| *request > done)) {
             Some(request) => {
                 let (_, before) = *self.waiting.get_or_insert((request, full_resyncs));
@@ -171,7 +167,10 @@ async fn take(hub: &Arc<Hub>, source: Option<NodeAddress>, reason: Reason) -> Re
         info!(group = %hub.config.group, server = %server.address, ?reason, "taking a snapshot over a second connection");
         tokio::select! {
             taken = take_from(hub, &server, key, replid) => taken,
-            () = until_ended(hub, key) => Err(LinkError::HistoryEnded),
+            () = until_ended(hub, key) => {
+                hub.update(|inner| inner.arrival.take_if(|arrival| arrival.key == key && arrival.failed.is_none()));
+                Err(LinkError::HistoryEnded)
+            }
         }
     };
     if let Some(replica) = source.and_then(|source| hub.config.replicas.iter().find(|replica| replica.address == source)) {

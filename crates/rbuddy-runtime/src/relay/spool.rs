@@ -5,7 +5,7 @@
 //! fact 11.10). Not here: when a snapshot is wanted, and what becomes of it.
 
 use super::files::{FileError, Spool, StoredFile, free_bytes, new_name};
-use super::hub::{Arrival, Hub, Progress};
+use super::hub::{Hub, Progress};
 use super::link::{Link, LinkError};
 use super::rest::Load;
 use super::state::SNAPSHOT_PREFIX;
@@ -204,21 +204,20 @@ fn write(
 
 /// Tells that a snapshot is on its way. From now on the stream behind it is kept.
 fn announce(hub: &Hub, key: StretchKey, dataset: DatasetId) -> Arc<Progress> {
-    let arrival = Arrival::new(key, dataset);
-    let progress = Arc::clone(&arrival.progress);
     hub.update(|inner| {
-        inner.arrival = Some(arrival);
+        let progress = inner.expect_snapshot(key, dataset);
         inner.weigh(&hub.room);
-    });
-    progress
+        progress
+    })
 }
 
-/// Removes the trace of an arrival that did not come to its end; where the fault is ours or in the snapshot, says so.
+/// An arrival did not come to its end. Where the fault is ours or in the snapshot it is lost, and that is said; else the next connection brings what is
+/// wanted, and its trace is removed. One in place of a lost one is lost as well.
 pub(super) fn failed(hub: &Hub, dataset: DatasetId, error: &LinkError) {
-    let is_worth_saying = matches!(error, LinkError::Disk(_) | LinkError::Snapshot(_));
+    let is_our_fault = matches!(error, LinkError::Disk(_) | LinkError::Snapshot(_));
     hub.update(|inner| match &mut inner.arrival {
         Some(arrival) if arrival.dataset != dataset => {}
-        Some(arrival) if is_worth_saying => arrival.failed = Some(error.to_string()),
+        Some(arrival) if is_our_fault || arrival.is_retry => arrival.failed = Some(error.to_string()),
         Some(_) | None => inner.arrival = None,
     });
 }

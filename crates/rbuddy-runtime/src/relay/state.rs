@@ -13,8 +13,8 @@ use rbuddy_core::control::primary::PrimaryAt;
 use rbuddy_core::control::relay::{Previous, SessionState};
 use rbuddy_core::replication::history::History;
 use rbuddy_core::replication::rdb::RdbFacts;
-use rbuddy_core::types::{DatasetId, NodeAddress, RunId};
-use serde::{Deserialize, Serialize};
+use rbuddy_core::types::{DatasetId, NodeAddress, Offset, RunId};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
@@ -34,9 +34,15 @@ struct Saved {
     /// The live history, and where it was then.
     live: Option<History>,
     /// Who followed it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "those_that_are_addresses")]
     replicas: BTreeSet<NodeAddress>,
     spool: Option<SavedSpool>,
+}
+
+/// An odd name that somebody connected under is not to cost all the rest.
+fn those_that_are_addresses<'a, D: Deserializer<'a>>(from: D) -> Result<BTreeSet<NodeAddress>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,6 +52,9 @@ struct SavedSpool {
     snapshot: String,
     /// What its files' names begin with; there is none where nothing may be kept.
     log: Option<String>,
+    /// What the files have behind that is not of this history: they are yet to be cut back to it.
+    #[serde(default)]
+    log_until: Option<Offset>,
     history: History,
 }
 
@@ -119,6 +128,14 @@ fn reopen(room: &DiskRoom, saved: SavedSpool, boot: &str) -> Result<Resumable, S
     let offset = saved.dataset.0.offset;
     let snapshot = StoredFile::open(room.dir.join(&saved.snapshot)).map_err(words)?;
     let log = saved.log.map(|name| Log::open(&room.dir, &name, offset, room.segment_bytes)).transpose().map_err(words)?;
+    let log = match (log, saved.log_until) {
+        (_, Some(until)) if until < offset => return Err(format!("the primary went on at {until}, before its end")),
+        (Some(mut log), Some(until)) => {
+            log.cut_back(until);
+            Some(log)
+        }
+        (log, _) => log,
+    };
     let bytes = snapshot.bytes().map_err(words)?;
     if bytes != saved.facts.bytes {
         return Err(format!("it has {bytes} bytes, {} were checked", saved.facts.bytes));
@@ -233,11 +250,14 @@ impl Hub {
                 let stretch = inner.stretch(key)?;
                 let mut history = history(stretch);
                 history.dataset = Some(spool.dataset);
+                let is_to_be_cut = |log: &&Log| log.is_tail_stale() || history.end < log.end();
+                let log_until = stretch.log().filter(is_to_be_cut).map(|log| history.end.min(log.end()));
                 Some(SavedSpool {
                     dataset: spool.dataset,
                     facts: spool.facts,
                     snapshot: spool.snapshot.name(),
                     log: stretch.log().map(|log| log.name().to_owned()),
+                    log_until,
                     history,
                 })
             });

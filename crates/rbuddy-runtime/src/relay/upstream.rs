@@ -10,7 +10,7 @@
 //! demand ([`super::snapshotter`]), replicas.
 
 use super::backoff::Backoff;
-use super::hub::{Arrival, Hub};
+use super::hub::Hub;
 use super::inquiry::{Inquiry, inquire};
 use super::intake::take_in;
 use super::link::{Link, LinkError};
@@ -183,6 +183,8 @@ impl Upstream {
         hub.update(|inner| {
             inner.continue_history(key, history.end, now_named, common);
             inner.upstream.partial_resyncs += 1;
+            // Should another writer have come in between.
+            inner.is_state_stale |= now_named != at.replid;
         });
         info!(group = %hub.config.group, asked = %at.offset.next_byte(), replid = now_named.short(), "partial resync from the primary");
         Some(key)
@@ -200,7 +202,7 @@ impl Upstream {
             inner.upstream.last_full_resync = Some(full);
             let key = inner.begin_history(history, hub.config.settings.backlog_bytes);
             // In the same moment: a history that is live and has no snapshot on its way looks as if one had to be asked for.
-            inner.arrival = Some(Arrival::new(key, dataset));
+            inner.expect_snapshot(key, dataset);
             key
         });
         hub.upstream(UpstreamState::ReceivingSnapshot);
@@ -237,6 +239,7 @@ async fn begin(hub: &Arc<Hub>, start: Start, found: Option<Resumable>) {
             hub.update(|inner| {
                 let key = inner.begin_history(history, backlog_bytes);
                 inner.candidate = Some(key);
+                inner.snapshot_bytes = spool.facts.bytes;
                 (inner.spool, inner.named) = (Some((key, Arc::clone(&spool))), Some((key, spool)));
                 if let (Some(log), Some(stretch)) = (log, inner.stretch_mut(key)) {
                     stretch.resume(log);
