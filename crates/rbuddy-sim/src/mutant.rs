@@ -37,6 +37,8 @@ pub enum Mutant {
     ReadersForgetTheirTrail,
     /// Nor what its server was fed.
     ReadersAskNoRelay,
+    /// A connection owes more than its server was fed.
+    ReadersOweTooMuch,
     /// The state file is not read at start.
     ForgetsTheStateFile,
     /// Notifications are not read from it.
@@ -45,7 +47,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, with the promise that each breaks.
-    pub const ALL: [(Mutant, Promise); 15] = [
+    pub const ALL: [(Mutant, Promise); 16] = [
         (Mutant::ReadersTakeAnyProcess, Promise::P1),
         (Mutant::SeedsActives, Promise::P2),
         (Mutant::TakesForeignForItsOwn, Promise::P3),
@@ -59,6 +61,7 @@ impl Mutant {
         (Mutant::EmptiedAnswersReads, Promise::P9),
         (Mutant::ReadersForgetTheirTrail, Promise::P10),
         (Mutant::ReadersAskNoRelay, Promise::P10),
+        (Mutant::ReadersOweTooMuch, Promise::P1),
         (Mutant::ForgetsTheStateFile, Promise::P10),
         (Mutant::ForgetsTheOutbox, Promise::Told),
     ];
@@ -83,6 +86,7 @@ impl Mutant {
             | Mutant::EmptiedAnswersReads
             | Mutant::ReadersForgetTheirTrail
             | Mutant::ReadersAskNoRelay
+            | Mutant::ReadersOweTooMuch
             | Mutant::ForgetsTheStateFile
             | Mutant::ForgetsTheOutbox => {}
         }

@@ -11,6 +11,7 @@ use rbuddy_core::control::settings::FreezeMode;
 use rbuddy_core::reader::standing::{Standing, standing};
 use rbuddy_core::reader::trail::{Trail, check};
 use rbuddy_core::types::{NodeAddress, Position, RunId, Time};
+use std::time::Duration;
 
 /// One application's connection.
 #[derive(Debug, Default)]
@@ -28,6 +29,8 @@ pub struct Reader {
     /// The server that it had last, while it has none.
     left: Option<(NodeAddress, RunId)>,
     leave_until: Option<Time>,
+    /// Since when servers are kept from it that have all that it saw.
+    refused_since: Option<Time>,
 }
 
 impl Reader {
@@ -49,6 +52,7 @@ impl Reader {
     /// A new connection owes nothing to what an earlier one saw.
     fn begin_anew(&mut self) {
         (self.server, self.trail, self.seen, self.leave_until, self.left) = (None, Trail::default(), None, None, None);
+        self.refused_since = None;
     }
 }
 
@@ -105,7 +109,11 @@ impl World {
     fn note_fed(&self, reader: &mut Reader) {
         let asks = self.mutant != Some(Mutant::ReadersAskNoRelay);
         if let Some((left, run_id)) = reader.left.as_ref().filter(|_| asks) {
-            reader.trail.fed(*run_id, &self.fed(left));
+            let mut fed = self.fed(left);
+            if self.mutant == Some(Mutant::ReadersOweTooMuch) {
+                fed.iter_mut().for_each(|fed| fed.offset = fed.offset.advance(TOO_MUCH));
+            }
+            reader.trail.fed(*run_id, &fed);
         }
     }
 
@@ -148,8 +156,12 @@ impl World {
             // What it asks of the judged dataset is another promise's matter (P10).
             expected.replids.retain(|_| info.replid.is_some_and(|id| active.replids.contains(&id)));
         }
-        let is_right = check(&expected, &info).and_then(|()| if remembers { reader.trail.check(&info) } else { Ok(()) });
-        if is_right.is_ok() {
+        let is_fit = check(&expected, &info).is_ok();
+        if is_fit && remembers && reader.trail.check(&info).is_err() {
+            let has = process.data.map(|data| Point { offset: process.offset, ..data });
+            self.note_refused(reader, &active.address, has);
+        } else if is_fit {
+            reader.refused_since = None;
             reader.server = Some((active.address.clone(), process.run_id));
             reader.trail.served(assignment.generation, active, info.position());
             // A known gap: of one that the relay does not feed yet nobody at the endpoint knows how far in its dataset its readers had seen, until rbuddy has
@@ -158,6 +170,19 @@ impl World {
             let is_unnoticed = reader.left.take().is_some_and(|(left, _)| is_active(&left) && self.fed(&left).is_empty());
             let root = process.data.map(|data| self.truth.root(data.line));
             reader.seen = reader.seen.take_if(|seen| !is_unnoticed || root != Some(self.truth.root(seen.line)));
+        }
+    }
+
+    /// It may have seen more than it has: that is known of what its last server was fed, and whoever is to serve it next is soon given as much.
+    fn note_refused(&mut self, reader: &mut Reader, address: &NodeAddress, has: Option<Point>) {
+        let has_all = reader.seen.is_none_or(|seen| has.is_some_and(|has| self.truth.includes(has, seen)));
+        if !has_all {
+            reader.refused_since = None;
+            return;
+        }
+        let since = *reader.refused_since.get_or_insert(self.now);
+        if self.now.since(since) > REFUSED_MAX {
+            self.broken(Promise::P1, format!("{address} has all that a reader saw, and is kept from it by {:?}", reader.trail));
         }
     }
 
@@ -205,3 +230,7 @@ impl World {
 
 /// One read in so many finds its connection to the server broken.
 const BREAKS: u64 = 50;
+/// For what the sabotaged endpoint holds against its readers: what is written in an hour or so.
+const TOO_MUCH: u64 = 10_000;
+/// Longer than any fault lasts that keeps a server from the stream.
+const REFUSED_MAX: Duration = Duration::from_secs(30);
