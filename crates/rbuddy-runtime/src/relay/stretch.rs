@@ -189,10 +189,12 @@ impl Stretch {
         (self.ring.bytes(), self.log.as_ref().map_or(0, Log::bytes))
     }
 
-    /// How far behind one may be before the disk is to carry what memory will lose. Once it does, it goes on for longer, so that it is not begun and
+    /// How far behind one may be before the disk is to carry what memory will lose: as far as leaves time to begin, and memory for what waits in a socket.
+    /// Writing takes the processor from a replica that only has to catch up. Once the disk carries it, it goes on for longer, so that it is not begun and
     /// dropped by turns.
     pub(super) fn lag_bytes_max(&self) -> u64 {
-        self.ring.capacity() / if self.log.is_some() { 8 } else { 2 }
+        let capacity = self.ring.capacity();
+        if self.log.is_some() { capacity / 8 } else { capacity / 4 * 3 }
     }
 
     /// Bytes before the first one in memory.
