@@ -31,7 +31,7 @@ use super::settings::GroupPolicy;
 use super::state::{DurableState, Reference, ReplicaRecord, Role};
 use super::status::{OperationResult, Phase, Refusal};
 use super::world::World;
-use crate::types::{DatasetId, NodeAddress, Position, Time};
+use crate::types::{DatasetId, NodeAddress, Position, RunId, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -63,9 +63,9 @@ pub struct Controller {
     pub(super) snapshot_request: Option<u64>,
     /// The standbys that are being filled, and with what.
     pub(super) seeds: BTreeMap<NodeAddress, Seed>,
-    /// Standbys that lacked keys, were emptied, and do not follow with the whole dataset yet.
+    /// Standbys that lacked keys and hold nothing now, or are given all: which processes.
     #[serde(default)]
-    pub(super) refilled: BTreeSet<NodeAddress>,
+    pub(super) refilled: BTreeMap<NodeAddress, RunId>,
     /// A switch that an operator asked for.
     pub(super) planned: Option<Planned>,
     /// The dataset that a guard rejects.
@@ -177,7 +177,7 @@ impl Controller {
             masters_since: BTreeMap::new(),
             snapshot_request: None,
             seeds: BTreeMap::new(),
-            refilled: BTreeSet::new(),
+            refilled: BTreeMap::new(),
             planned: None,
             refusal: None,
             short_since: None,

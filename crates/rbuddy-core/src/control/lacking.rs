@@ -2,7 +2,7 @@
 //! limit brings nothing back, so such a one is filled anew before it is promoted (P4).
 //!
 //! Its process counts what it evicts; where the actives have the same limit that is how the operator wants it, and counts for nothing here. It is written
-//! down until it follows with a whole dataset, since what it saved before lacks the same, and it may die while it is filled. Not here: limits that do not fit (`drift.rs`), and when they are of no account
+//! down until it holds a whole dataset, since what it saved before lacks the same, and it may die while it is filled. Not here: limits that do not fit (`drift.rs`), and when they are of no account
 //! (`hindrance.rs`).
 
 use super::action::StoryLevel;
@@ -12,7 +12,7 @@ use super::state::Role;
 use super::status::Setting;
 use super::world::Sight;
 use crate::info::ServerInfo;
-use crate::types::{DatasetId, NodeAddress, Time};
+use crate::types::{DatasetId, NodeAddress, RunId, Time};
 
 impl Controller {
     /// Takes in who has evicted, and who begins with a whole dataset again.
@@ -21,15 +21,14 @@ impl Controller {
             let Some(info) = self.world.sight(&replica).filter(|sight| sight.is_answering()).and_then(|sight| sight.info()) else {
                 continue;
             };
-            let (is_empty, is_loading) = (info.is_empty(), info.is_loading);
+            let (run_id, is_empty, is_loading) = (info.run_id, info.is_empty(), info.is_loading);
             let has_evicted = !is_empty && info.evicted_keys.is_some_and(|keys| keys > 0);
             let state = self.world.session(&replica).map(|session| &session.state);
             let is_given = matches!(state, Some(SessionState::Seeding { .. } | SessionState::Loading { .. }));
             // The relay hears a moment later than we that it has loaded.
             let is_filled = matches!(state, Some(SessionState::Seeding { .. })) || (is_given && (is_loading || is_empty));
-            let follows_seeded = matches!(state, Some(SessionState::Streaming { seeded: Some(_), .. }));
             if self.is_known_to_lack(&replica) {
-                self.observe_refill(&replica, is_given || is_empty, follows_seeded);
+                self.observe_refill(&replica, run_id, is_empty, is_given, is_loading);
             } else if has_evicted && !is_filled && *self.state.role(&replica) == Role::Standby && self.has_too_little_memory(now, &replica)
             {
                 self.note_lacking(&replica);
@@ -37,12 +36,18 @@ impl Controller {
         }
     }
 
-    /// What it had is gone, and what it is given is whole. If it does neither follow with that nor is filled any more, it has loaded what it had saved.
-    fn observe_refill(&mut self, replica: &NodeAddress, is_under_way: bool, follows_seeded: bool) {
-        if is_under_way {
-            self.refilled.insert(replica.clone());
-        } else if self.refilled.remove(replica) && follows_seeded {
-            self.record(replica).lacks_keys = false;
+    /// What a process had is gone, and what it is given is whole. Another one has loaded what was saved before.
+    fn observe_refill(&mut self, replica: &NodeAddress, process: Option<RunId>, is_empty: bool, is_given: bool, is_loading: bool) {
+        let Some(process) = process else { return };
+        match self.refilled.get(replica) {
+            _ if is_empty => _ = self.refilled.insert(replica.clone(), process),
+            Some(known) if *known != process => _ = self.refilled.remove(replica),
+            None if is_given && is_loading => _ = self.refilled.insert(replica.clone(), process),
+            Some(_) if !(is_given || is_loading) => {
+                self.refilled.remove(replica);
+                self.record(replica).lacks_keys = false;
+            }
+            Some(_) | None => {}
         }
     }
 
@@ -72,7 +77,7 @@ impl Controller {
 
     /// What it holds now is not whole.
     pub(super) fn lacks_keys(&self, replica: &NodeAddress) -> bool {
-        self.is_known_to_lack(replica) && !self.refilled.contains(replica)
+        self.is_known_to_lack(replica) && !self.refilled.contains_key(replica)
     }
 
     fn is_known_to_lack(&self, replica: &NodeAddress) -> bool {
