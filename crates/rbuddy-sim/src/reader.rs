@@ -157,6 +157,7 @@ impl World {
             expected.replids.retain(|_| info.replid.is_some_and(|id| active.replids.contains(&id)));
         }
         let is_fit = check(&expected, &info).is_ok();
+        reader.refused_since = reader.refused_since.filter(|_| is_fit);
         if is_fit && remembers && reader.trail.check(&info).is_err() {
             let has = process.data.map(|data| Point { offset: process.offset, ..data });
             self.note_refused(reader, &active.address, has);
