@@ -2,7 +2,7 @@
 
 mod support;
 
-use rbuddy_core::control::relay::{RelayOrders, SessionState, Start};
+use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, Start};
 use rbuddy_core::replication::psync::Permit;
 use rbuddy_core::types::{NodeAddress, Offset};
 use rbuddy_runtime::settings::Endpoint;
@@ -34,6 +34,13 @@ async fn is_told(primary: &Server, expected: Offset) {
 
 async fn end(primary: &Server) -> Offset {
     primary.info().await.offset.expect("a primary has one")
+}
+
+fn acked(view: &RelayView, replica: &NodeAddress) -> Option<Offset> {
+    match view.sessions.get(replica).map(|session| &session.state) {
+        Some(SessionState::Streaming { acked, .. }) => Some(*acked),
+        Some(SessionState::Held(_) | SessionState::Seeding { .. } | SessionState::Loading { .. }) | None => None,
+    }
 }
 
 #[tokio::test]
@@ -73,6 +80,7 @@ async fn the_primary_is_never_told_more_than_each_required_replica_has() {
     let mut second = RawReplica::connect(relay.port, b).await;
     second.seeded().await;
     second.ack(offset).await;
+    relay.until("both follow", |view| acked(view, &at(b)) == Some(offset)).await;
 
     primary.fill("more:", 100).await;
     let (half, all) = (offset.advance(500), end(&primary).await);
@@ -86,11 +94,7 @@ async fn the_primary_is_never_told_more_than_each_required_replica_has() {
     primary.fill("yet more:", 100).await;
     let all = end(&primary).await;
     first.ack(all).await;
-    let acked = |view: &rbuddy_core::control::relay::RelayView| match view.sessions.get(&at(a)).map(|session| &session.state) {
-        Some(SessionState::Streaming { acked, .. }) => Some(*acked),
-        _ => None,
-    };
-    relay.until("the first has it all", |view| acked(view) == Some(all)).await;
+    relay.until("the first has it all", |view| acked(view, &at(a)) == Some(all)).await;
     // Several ACKs pass.
     let since = Instant::now();
     eventually("three seconds pass", || async {

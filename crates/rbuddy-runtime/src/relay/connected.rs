@@ -90,11 +90,19 @@ impl Hub {
         let before = inner.acked.filter(|(of, _)| *of == key).map_or(Offset::ZERO, |(_, offset)| offset);
         let is_required = |address: &NodeAddress| self.config.open || required.contains(address);
         let ack = match self.config.settings.ack {
+            AckPolicy::Replicated if self.awaits_others(&inner, required) => before.min(end),
             AckPolicy::Replicated => inner.stand_of_all(key, self.now(), is_required).unwrap_or(before).max(before).min(end),
             AckPolicy::Received => end,
         };
         inner.acked = Some((key, ack));
         Some(ack)
+    }
+
+    /// Those that were here before a restart are not back yet, and nobody knows what they have.
+    fn awaits_others(&self, inner: &Inner, required: &BTreeSet<NodeAddress>) -> bool {
+        let is_missing = |address: &NodeAddress| !inner.sessions.contains_key(address) && !inner.is_away(address);
+        let were_here = inner.previous.as_ref().filter(|_| self.config.open).map_or(required, |previous| &previous.replicas);
+        self.now().since(self.begun) < AWAY_COUNTS_FOR && inner.previous.is_some() && were_here.iter().any(is_missing)
     }
 
     /// What a Valkey primary is told of the replicas behind the relay: it picks the snapshot's format by it, and only the lowest version of all is safe.

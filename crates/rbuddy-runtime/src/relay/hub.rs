@@ -30,6 +30,8 @@ pub(super) struct Hub {
     pub(super) config: RelayConfig,
     /// Stable over restarts of the relay.
     pub(super) run_id: RunId,
+    /// When this run of it began.
+    pub(super) begun: Time,
     inner: Mutex<Inner>,
     /// A state has changed: publish at once.
     pub(super) changed: Notify,
@@ -133,11 +135,13 @@ impl Hub {
         previous: Option<Previous>,
         view: watch::Receiver<RelayView>,
     ) -> Hub {
-        let inner = Inner { resumable, previous, ..Inner::new(primary, config.clock.now()) };
+        let begun = config.clock.now();
+        let inner = Inner { resumable, previous, ..Inner::new(primary, begun) };
         let room = DiskRoom::new(config.dir.clone(), config.settings.backlog_disk_bytes);
         Hub {
             config,
             run_id,
+            begun,
             inner: Mutex::new(inner),
             changed: Notify::new(),
             moved: AtomicBool::new(false),

@@ -75,12 +75,9 @@ async fn write(hub: &Hub, key: StretchKey) {
     hub.count(|inner| {
         match written {
             Ok(written) => {
-                let is_named = inner.named.as_ref().is_some_and(|(named, _)| *named == key);
-                if let Some(stretch) = inner.stretch_mut(key) {
-                    let is_cut = stretch.wrote(written);
-                    // relay.json says that it is yet to be.
-                    inner.is_state_stale |= is_cut && is_named;
-                }
+                // relay.json may say that it is yet to be cut.
+                let is_cut = inner.stretch_mut(key).is_some_and(|stretch| stretch.wrote(written));
+                inner.is_state_stale |= is_cut;
             }
             Err(error) => inner.disk_failed(key, &error.to_string()),
         }

@@ -128,6 +128,11 @@ impl Inner {
         }
     }
 
+    /// Whether it is known what it had when it left.
+    pub(super) fn is_away(&self, address: &NodeAddress) -> bool {
+        self.away.contains_key(address)
+    }
+
     /// Who was cut off from this history no longer ago than that, and what they had of it.
     pub(super) fn lately_away(&self, key: StretchKey, now: Time, within: Duration) -> impl Iterator<Item = (&NodeAddress, Offset)> {
         let is_late = move |away: &Away| away.key == key && now.since(away.since) < within;

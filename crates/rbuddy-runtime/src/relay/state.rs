@@ -155,7 +155,11 @@ fn sweep(dir: &Path, found: Option<&Resumable>) -> Result<(), FileError> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let is_ours = name.starts_with(SNAPSHOT_PREFIX) || name.starts_with(LOG_PREFIX) || name == TEMPORARY_NAME;
         if is_ours && !needed.contains(&name) {
-            std::fs::remove_file(entry.path()).map_err(FileError::at("remove", &entry.path()))?;
+            match std::fs::remove_file(entry.path()) {
+                // Whoever held it last was quicker.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.map_err(FileError::at("remove", &entry.path()))?,
+            }
         }
     }
     Ok(())

@@ -194,7 +194,8 @@ impl Stretch {
     /// dropped by turns.
     pub(super) fn lag_bytes_max(&self) -> u64 {
         let capacity = self.ring.capacity();
-        if self.log.is_some() { capacity / 8 } else { capacity / 4 * 3 }
+        let late = (capacity / 4 * 3).min(capacity.saturating_sub(ROOM_BYTES)).max(capacity / 2);
+        if self.log.is_some() { capacity / 8 } else { late }
     }
 
     /// Bytes before the first one in memory.
@@ -306,6 +307,8 @@ const NOTED_RECENTLY: Duration = Duration::from_secs(3);
 /// What is given out at a time: enough for one write to a socket, little enough that nobody holds much of what memory has dropped.
 const READ_BYTES_MAX: u64 = 1 << 20;
 const PIECES_MAX: usize = 64;
+/// What arrives until it is looked again, and what a replica has in its socket.
+const ROOM_BYTES: u64 = 16 << 20;
 
 #[cfg(test)]
 mod tests;
