@@ -7,7 +7,7 @@ use rbuddy_core::replication::history::Place;
 use rbuddy_core::replication::psync::Permit;
 use rbuddy_core::types::{NodeAddress, Offset, Position};
 use rbuddy_runtime::app::run_relay_alone;
-use rbuddy_runtime::settings::{Credentials, PrimaryPlace};
+use rbuddy_runtime::settings::Credentials;
 use std::time::Duration;
 use support::{PATIENCE, Relay, Server, config, eventually, free_port, password, scripted};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -194,12 +194,8 @@ async fn next_psync(listener: &TcpListener) -> (TcpStream, String) {
 
 #[tokio::test]
 async fn refusals_and_broken_snapshots_leave_the_old_history_as_it_was() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("bound").port();
-    let dir = tempfile::tempdir().expect("a folder");
-    let replica = Server::start(&[]).await;
-    let mut settings = config(&replica, &[&replica], dir.path());
-    settings.primary.place = PrimaryPlace::Fixed(NodeAddress::new("127.0.0.1", port));
+    let (replica, dir) = (Server::start(&[]).await, tempfile::tempdir().expect("a folder"));
+    let (listener, settings) = scripted::primary(&replica, dir.path()).await;
     let (old, new) = ("a".repeat(40), "b".repeat(40));
     let position = Position::new(old.parse().expect("an id"), Offset::new(1000).expect("in range"));
     let start = Start::At(Place::new(position));
@@ -250,12 +246,8 @@ async fn empty_snapshot() -> Vec<u8> {
 
 #[tokio::test]
 async fn a_replica_at_the_last_whole_command_of_a_history_that_ended_within_the_next_one_gets_the_new_dataset() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("bound").port();
-    let dir = tempfile::tempdir().expect("a folder");
-    let replica = Server::start(&[]).await;
-    let mut settings = config(&replica, &[&replica], dir.path());
-    settings.primary.place = PrimaryPlace::Fixed(NodeAddress::new("127.0.0.1", port));
+    let (replica, dir) = (Server::start(&[]).await, tempfile::tempdir().expect("a folder"));
+    let (listener, settings) = scripted::primary(&replica, dir.path()).await;
     let (old, new) = ("a".repeat(40), "b".repeat(40));
     let rdb = empty_snapshot().await;
     let full = |id: &str, offset: u64| [format!("+FULLRESYNC {id} {offset}\r\n${}\r\n", rdb.len()).into_bytes(), rdb.clone()].concat();
@@ -282,12 +274,8 @@ async fn a_replica_at_the_last_whole_command_of_a_history_that_ended_within_the_
 /// It would cut off a replica that is silent for `repl-timeout` (protocol fact 11.10).
 #[tokio::test]
 async fn a_primary_that_is_slow_with_its_snapshot_hears_signs_of_life() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("bound").port();
-    let dir = tempfile::tempdir().expect("a folder");
-    let replica = Server::start(&[]).await;
-    let mut settings = config(&replica, &[&replica], dir.path());
-    settings.primary.place = PrimaryPlace::Fixed(NodeAddress::new("127.0.0.1", port));
+    let (replica, dir) = (Server::start(&[]).await, tempfile::tempdir().expect("a folder"));
+    let (listener, settings) = scripted::primary(&replica, dir.path()).await;
     let relay = Relay::start(settings, orders(Start::Fresh, &replica.address(), Permit::Keep)).await;
     let (mut stream, _) = next_psync(&listener).await;
     stream.write_all(format!("+FULLRESYNC {} 1000\r\n$1000\r\nREDIS0011", "a".repeat(40)).as_bytes()).await.expect("sent");
@@ -303,12 +291,8 @@ async fn a_primary_that_is_slow_with_its_snapshot_hears_signs_of_life() {
 /// A primary that forwards an EOF payload looks ten times a second whether its child has ended, and passes over the ACKs that come before (protocol fact 2.3).
 #[tokio::test]
 async fn the_primary_is_not_kept_waiting_for_the_ack_that_starts_the_stream() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("bound").port();
-    let dir = tempfile::tempdir().expect("a folder");
-    let replica = Server::start(&[]).await;
-    let mut settings = config(&replica, &[&replica], dir.path());
-    settings.primary.place = PrimaryPlace::Fixed(NodeAddress::new("127.0.0.1", port));
+    let (replica, dir) = (Server::start(&[]).await, tempfile::tempdir().expect("a folder"));
+    let (listener, settings) = scripted::primary(&replica, dir.path()).await;
     let relay = Relay::start(settings, orders(Start::Fresh, &replica.address(), Permit::Keep)).await;
     let (mut stream, _) = next_psync(&listener).await;
     let mark = "e".repeat(40);

@@ -7,10 +7,9 @@ mod support;
 use rbuddy_core::control::relay::{RelayOrders, Start};
 use rbuddy_core::replication::history::Place;
 use rbuddy_core::replication::prospect::Gap;
-use rbuddy_core::types::{NodeAddress, Offset, Position};
-use rbuddy_runtime::settings::PrimaryPlace;
+use rbuddy_core::types::{Offset, Position};
 use std::sync::Mutex;
-use support::{Relay, Server, config, scripted};
+use support::{Relay, Server, scripted};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
@@ -34,12 +33,8 @@ fn info(run: char, end: u64, oldest: u64) -> String {
 
 /// A relay that begins at byte 1000 with a scripted primary.
 async fn begun(places: Vec<Place>) -> (TcpListener, Server, Relay, tempfile::TempDir) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("bound").port();
-    let dir = tempfile::tempdir().expect("a folder");
-    let replica = Server::start(&[]).await;
-    let mut settings = config(&replica, &[&replica], dir.path());
-    settings.primary.place = PrimaryPlace::Fixed(NodeAddress::new("127.0.0.1", port));
+    let (replica, dir) = (Server::start(&[]).await, tempfile::tempdir().expect("a folder"));
+    let (listener, settings) = scripted::primary(&replica, dir.path()).await;
     let orders = RelayOrders { start: Some(Start::At(place(1000))), places, ..RelayOrders::default() };
     let relay = Relay::start_strict(settings, orders).await;
     (listener, replica, relay, dir)

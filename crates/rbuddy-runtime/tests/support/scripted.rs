@@ -1,9 +1,22 @@
 //! A primary of which a test plays the part from PSYNC on.
 
-use super::PATIENCE;
+use super::{PATIENCE, Server, config};
 use rbuddy_core::resp::request::{RequestLimits, parse};
+use rbuddy_core::types::NodeAddress;
+use rbuddy_runtime::relay::RelayConfig;
+use rbuddy_runtime::settings::PrimaryPlace;
+use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+/// It, and a relay that follows it and has this replica.
+pub(crate) async fn primary(replica: &Server, dir: &Path) -> (TcpListener, RelayConfig) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let mut config = config(replica, &[replica], dir);
+    config.primary.place = PrimaryPlace::Fixed(NodeAddress::new("127.0.0.1", port));
+    (listener, config)
+}
 
 /// What it is asked with the next PSYNC; `info` is what it says of itself each time, `None` if it may not be asked. Where a PSYNC may be one full resync too
 /// early the relay ends the connection and comes again.
