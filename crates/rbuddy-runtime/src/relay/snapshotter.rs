@@ -93,7 +93,10 @@ impl Snapshotter {
         }
         self.seen_lost = lost;
         let is_lost = lost.is_some();
-        match request.filter(|request| done.is_none_or(|done| *request > done)) {
+        let request = request.filter(|request| done.is_none_or(|done| *request > done));
+        // One that was withdrawn, and may come again under the same number, waits anew.
+        self.waiting = self.waiting.filter(|(waits, _)| request == Some(*waits));
+        match request {
             Some(request) => {
                 let (_, before) = *self.waiting.get_or_insert((request, full_resyncs));
                 // Also where it is asked for anew right after one that failed.
