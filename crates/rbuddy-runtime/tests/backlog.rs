@@ -213,18 +213,24 @@ fn mount(arguments: &[&str], place: &Path) -> bool {
     Command::new("mount").args(arguments).arg(place).output().is_ok_and(|output| output.status.success())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_costs_the_primary_no_snapshot_until_there_is_room_and_then_one() {
-    let Some(disk) = Tmpfs::mount(4) else {
-        return skip();
-    };
+/// A primary with several times as much as there is room for, and a relay with one replica that may be filled.
+async fn more_than_fits(disk: &Tmpfs) -> (Server, Server, Relay) {
     let (primary, replica) = (Server::start(&["--rdbcompression", "no"]).await, Server::start(&[]).await);
     for round in 0..10 {
         primary.fill(&format!("key {round}:"), 10_000).await;
     }
     let mut orders = RelayOrders { start: Some(Start::Fresh), ..RelayOrders::default() };
     permit(&[&replica], Permit::Auto)(&mut orders);
-    let mut relay = Relay::start(small(&primary, &[&replica], disk.0.path()), orders).await;
+    let relay = Relay::start(small(&primary, &[&replica], disk.0.path()), orders).await;
+    (primary, replica, relay)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_costs_the_primary_no_snapshot_until_there_is_room_and_then_one() {
+    let Some(disk) = Tmpfs::mount(4) else {
+        return skip();
+    };
+    let (primary, replica, mut relay) = more_than_fits(&disk).await;
     replica.follow(relay.port).await;
     let has_failed = |view: &RelayView| {
         let state = view.snapshot.as_ref().map(|snapshot| &snapshot.state);
@@ -256,13 +262,7 @@ async fn a_snapshot_that_was_lost_is_not_tried_again_once_nobody_wants_it() {
     let Some(disk) = Tmpfs::mount(4) else {
         return skip();
     };
-    let (primary, replica) = (Server::start(&["--rdbcompression", "no"]).await, Server::start(&[]).await);
-    for round in 0..10 {
-        primary.fill(&format!("key {round}:"), 10_000).await;
-    }
-    let mut orders = RelayOrders { start: Some(Start::Fresh), ..RelayOrders::default() };
-    permit(&[&replica], Permit::Auto)(&mut orders);
-    let mut relay = Relay::start(small(&primary, &[&replica], disk.0.path()), orders).await;
+    let (primary, _replica, mut relay) = more_than_fits(&disk).await;
     let state = |view: &RelayView| view.snapshot.as_ref().map(|snapshot| snapshot.state.clone());
     let has_failed = move |view: &RelayView| matches!(state(view), Some(SnapshotState::Failed(_)));
     let streams = |view: &RelayView| view.upstream.state == UpstreamState::Streaming;

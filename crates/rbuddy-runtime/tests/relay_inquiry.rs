@@ -7,10 +7,10 @@ mod support;
 use rbuddy_core::control::relay::{RelayOrders, Start};
 use rbuddy_core::replication::history::Place;
 use rbuddy_core::replication::prospect::Gap;
-use rbuddy_core::types::{Offset, Position};
+use rbuddy_core::types::{NodeAddress, Offset, Position};
 use std::sync::Mutex;
-use support::{Relay, Server, scripted};
-use tokio::io::AsyncWriteExt;
+use support::{Relay, Server, password, scripted};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 fn offset(bytes: u64) -> Offset {
@@ -76,5 +76,42 @@ async fn where_a_replica_is_further_the_old_end_is_given_up_only_when_the_primar
     stream.write_all(b"+CONTINUE\r\n").await.expect("sent");
     let view = relay.until("it goes on", |view| view.upstream.partial_resyncs == 1).await;
     assert_eq!(view.histories.iter().map(|history| (history.oldest.get(), history.end.get())).collect::<Vec<_>>(), [(1051, 1050)]);
+    relay.stop().await;
+}
+
+/// It says that it is fed from where the relay is, as it sees that, whatever the relay calls itself.
+#[tokio::test]
+async fn a_primary_that_knows_the_relay_by_another_address_is_not_followed_in_a_circle() {
+    let (replica, dir) = (Server::start(&[]).await, tempfile::tempdir().expect("a folder"));
+    let (listener, mut settings) = scripted::primary(&replica, dir.path()).await;
+    settings.settings.announce = NodeAddress::new("relay.example", 6399);
+    let orders = RelayOrders { start: Some(Start::At(place(1000))), ..RelayOrders::default() };
+    let mut relay = Relay::start_strict(settings, orders).await;
+    let fed_by_us = || Some(info('1', 1100, 1).replace("role:master", "role:slave\r\nmaster_host:127.0.0.1\r\nmaster_port:6399"));
+    tokio::select! {
+        (_, asked) = scripted::next_psync(&listener, fed_by_us) => panic!("it asked {asked}"),
+        _ = relay.until("it sees the circle", |view| {
+            view.upstream.last_error.as_ref().is_some_and(|error| error.contains("the primary that the relay follows"))
+        }) => {}
+    }
+    relay.stop().await;
+}
+
+/// As servers do that know no `AUTH`.
+#[tokio::test]
+async fn a_password_that_a_server_repeats_is_not_shown() {
+    let (replica, dir) = (Server::start(&[]).await, tempfile::tempdir().expect("a folder"));
+    let (listener, mut settings) = scripted::primary(&replica, dir.path()).await;
+    settings.primary.password = password("s3cret-up");
+    let orders = RelayOrders { start: Some(Start::At(place(1000))), ..RelayOrders::default() };
+    let mut relay = Relay::start_strict(settings, orders).await;
+    let (mut stream, _) = listener.accept().await.expect("the relay dials");
+    for answer in ["+PONG", "-ERR unknown command 'AUTH', with args beginning with: 's3cret-up' "] {
+        stream.read_buf(&mut Vec::new()).await.expect("a request");
+        stream.write_all(format!("{answer}\r\n").as_bytes()).await.expect("sent");
+    }
+    let view = relay.until("it is told", |view| view.upstream.last_error.as_ref().is_some_and(|error| error.contains("AUTH"))).await;
+    let error = view.upstream.last_error.expect("just seen");
+    assert!(error.contains("unknown command") && !error.contains("s3cret"), "{error}");
     relay.stop().await;
 }

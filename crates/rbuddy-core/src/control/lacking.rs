@@ -2,8 +2,8 @@
 //! limit brings nothing back, so such a one is filled anew before it is promoted (P4).
 //!
 //! Its process counts what it evicts; where the actives have the same limit that is how the operator wants it, and counts for nothing here. It is written
-//! down until it holds a whole dataset, since what it saved before lacks the same, and it may die while it is filled. Not here: limits that do not fit (`drift.rs`), and when they are of no account
-//! (`hindrance.rs`).
+//! down until a process that was emptied has loaded what it was given: what was saved before lacks the same, and it may die while it is filled. Not here:
+//! limits that do not fit (`drift.rs`), and when they are of no account (`hindrance.rs`).
 
 use super::action::StoryLevel;
 use super::controller::Controller;

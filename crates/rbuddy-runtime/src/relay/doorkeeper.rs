@@ -1,9 +1,9 @@
 //! How many connections an address may hold open before PSYNC, how fast it may come, and how long it waits after a wrong password.
 //!
 //! Promises: strangers take no place from others, as no address can hold more than its share, and all that never logged in together no more than theirs;
-//! what is remembered of them is bounded; the log has one
-//! line per address and minute at the most. A replica that said PSYNC is a session and holds no place here. Limits are far above what replicas,
-//! Sentinels and monitors need, since whoever is turned away has to come again. Not here: the password itself, sockets.
+//! what is remembered of them is bounded; the log has one line per address and minute at the most. A replica that said PSYNC is a session and holds no
+//! place here. Limits are far above what replicas, Sentinels and monitors need, since whoever is turned away has to come again. Not here: the password
+//! itself, sockets.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};

@@ -323,3 +323,18 @@ const SAVE_EVERY: Duration = Duration::from_secs(10);
 const FILE_NAME: &str = "relay.json";
 const TEMPORARY_NAME: &str = "relay.json.new";
 pub(super) const SNAPSHOT_PREFIX: &str = "snapshot-";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_odd_name_does_not_cost_the_rest() {
+        let text = format!(
+            r#"{{ "run_id": "{}", "boot": "b", "live": null, "replicas": ["a:1", "a b:2", "[c:3"], "spool": null }}"#,
+            "1".repeat(40)
+        );
+        let saved: Saved = serde_json::from_str(&text).expect("it is readable");
+        assert_eq!(saved.replicas, [NodeAddress::new("a", 1)].into());
+    }
+}

@@ -98,6 +98,21 @@ fn a_replica_introduces_itself() {
     assert_eq!(peer.say(&format!("pSyNc {id} 101")), Answer::Psync(from));
 }
 
+/// It would be shown, compared and written down.
+#[test]
+fn what_is_no_address_is_not_taken_for_one() {
+    for odd in ["[abc", "10.0.0.7\u{1b}[2J", "a/b", &"x".repeat(256), "\u{1f980}"] {
+        let mut peer = Peer::new(None);
+        assert!(peer.reply(&format!("REPLCONF ip-address {odd}")).starts_with("-ERR REPLCONF ip-address"), "{odd:?}");
+        assert_eq!(peer.handshake.identity().ip_address, None, "{odd:?}");
+    }
+    for sound in ["10.0.0.7", "fd00::7", "replica-1.example"] {
+        let mut peer = Peer::new(None);
+        assert_eq!(peer.reply(&format!("REPLCONF ip-address {sound}")), "+OK\r\n");
+        assert_eq!(peer.handshake.identity().ip_address.as_deref(), Some(sound));
+    }
+}
+
 #[test]
 fn what_cannot_be_continued_never_looks_as_if_it_could() {
     let mut peer = Peer::new(None);
