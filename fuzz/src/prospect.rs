@@ -3,7 +3,7 @@
 use super::cuts::Dice;
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::replication::history::{History, Place};
-use rbuddy_core::replication::prospect::{Gap, Prospect, beginning, prospect};
+use rbuddy_core::replication::prospect::{Gap, Joint, Prospect, beginning, prospect};
 use rbuddy_core::types::{Offset, Position};
 
 pub fn check(input: &[u8]) {
@@ -18,6 +18,9 @@ pub fn check(input: &[u8]) {
             let mut history = History::starting_at(Position::new(replid, oldest), None);
             history.end = end;
             judge(&history, &info);
+            history.rename("e".repeat(40).parse().expect("an id"));
+            history.end = end.advance(dice.below(5) as u64);
+            judge(&history, &info);
             let begun = History::starting_at(Position::new(replid, oldest), None);
             for place in [info.replid, info.replid2].into_iter().flatten() {
                 begin(&begun, Position::new(place, end), &info);
@@ -29,8 +32,9 @@ pub fn check(input: &[u8]) {
 fn judge(history: &History, info: &ServerInfo) {
     let found = prospect(Some(history), info);
     assert_eq!(matches!(found, Prospect::NotNow(_)), info.is_loading || (info.master.is_some() && !info.is_link_up), "{found:?}");
-    let Prospect::Continue(at) = found else { return };
-    assert_eq!(at.replid, history.replid());
+    let Prospect::Continue(Joint { at, common }) = found else { return };
+    let until = history.ids().iter().find(|known| known.replid == at.replid).expect("it is asked for one of ours").until;
+    assert!(common.is_none_or(|common| at.offset <= common) && until.is_none_or(|until| common.is_some_and(|common| common <= until)));
     assert!(at.offset <= history.end && at.offset.next_byte() >= history.oldest, "{at} of {history:?}");
     assert!(info.backlog_first_byte.is_some_and(|first| first > 0 && at.offset.next_byte().get() >= first), "{at}");
     if info.replid == Some(at.replid) {
@@ -43,9 +47,9 @@ fn judge(history: &History, info: &ServerInfo) {
 
 /// One may go on where the primary still can, behind the end or on another history.
 fn begin(history: &History, place: Position, info: &ServerInfo) {
-    let Some(begun) = beginning(Some(history), &[Place::new(place)], info) else { return };
+    let Some((begun, joint)) = beginning(Some(history), &[Place::new(place)], info) else { return };
     assert!(begun.end_position() == place && (place.offset > history.end || place.replid != history.replid()));
-    assert_eq!(prospect(Some(&begun), info), Prospect::Continue(place));
+    assert_eq!((joint.at, prospect(Some(&begun), info)), (place, Prospect::Continue(joint)));
 }
 
 /// Near what the primary tells of itself, or anywhere.

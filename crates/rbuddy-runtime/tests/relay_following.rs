@@ -90,6 +90,35 @@ async fn a_promoted_primary_that_has_less_is_continued_where_it_is_and_nobody_el
     relay.stop().await;
 }
 
+/// A failover that was undone: the first primary never heard of it and wrote on.
+#[tokio::test]
+async fn a_primary_that_the_relay_left_and_is_sent_back_to_goes_on_where_it_was_left() {
+    let (primary, stayed, followed, mut relay, _dir) = taken_over(&[]).await;
+    let promoted = Server::start(&[]).await;
+    promoted.follow(primary.port).await;
+    promoted.equals(&primary).await;
+    promoted.command(&["REPLICAOF", "NO", "ONE"]).await;
+    relay.order(|orders| orders.primary = Some(promoted.address()));
+    let renamed =
+        |view: &RelayView| view.upstream.state == UpstreamState::Streaming && view.histories.iter().any(|one| one.ids().len() == 2);
+    relay.until("the promoted one is followed", renamed).await;
+    cut_off(&stayed).await;
+    promoted.fill("of the promoted one:", 500).await;
+    followed.equals(&promoted).await;
+    primary.fill("of the first:", 300).await;
+
+    let full_before = primary.info().await.sync_full;
+    relay.order(|orders| orders.primary = Some(primary.address()));
+    stayed.follow(relay.port).await;
+    stayed.equals(&primary).await;
+    assert_eq!((primary.info().await.sync_full, relay.view.borrow().upstream.full_resyncs), (full_before, 0));
+    let past =
+        |view: &RelayView| matches!(held(view, &followed.address()), Some(HoldReason::NeedsFullResync(FullResyncReason::PastLimit { .. })));
+    relay.until("the one with bytes that the primary never had is held", past).await;
+    assert_eq!(followed.text(&["GET", "of the promoted one:7"]).await.len(), 51, "and keeps what it has");
+    relay.stop().await;
+}
+
 #[tokio::test]
 async fn a_full_resync_waits_for_permission_and_tells_why_it_is_needed() {
     let (mut primary, first, _second, mut relay, _dir) = taken_over(&[]).await;

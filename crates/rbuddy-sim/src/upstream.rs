@@ -8,7 +8,7 @@ use crate::truth::{LineId, Point};
 use crate::world::World;
 use rbuddy_core::control::relay::{FullResync, FullResyncNeed, Start, UpstreamState};
 use rbuddy_core::replication::history::History;
-use rbuddy_core::replication::prospect::{Gap, Prospect, beginning, common, prospect};
+use rbuddy_core::replication::prospect::{Gap, Joint, Prospect, beginning, prospect};
 use rbuddy_core::types::{DatasetId, NodeAddress, Position};
 
 impl World {
@@ -120,16 +120,16 @@ impl World {
         let ours = candidate.as_ref().map(|(_, history)| history);
         let found = prospect(ours, &info);
         if let Prospect::FullResync(_) = found
-            && let Some(begun) = beginning(ours, &relay.orders.places, &info)
+            && let Some((begun, joint)) = beginning(ours, &relay.orders.places, &info)
         {
             // The answer comes at once here, and it is this.
-            let (line, at) = (self.line_at(begun.end_position()), begun.end_position());
+            let line = self.line_at(begun.end_position());
             let key = relay.begin_anew(begun, line);
-            return self.ask(relay, &process, Some((key, at)), None);
+            return self.ask(relay, &process, Some((key, joint)), None);
         }
-        let end = candidate.map(|(key, history)| (key, history.end_position()));
+        let end = candidate.map(|(key, history)| (key, Joint { at: history.end_position(), common: None }));
         match (found, end) {
-            (Prospect::Continue(at), Some((key, _))) => self.ask(relay, &process, Some((key, at)), None),
+            (Prospect::Continue(joint), Some((key, _))) => self.ask(relay, &process, Some((key, joint)), None),
             (Prospect::FullResync(gap), _) if relay.orders.full_resync == Some(process.replid) => self.ask(relay, &process, end, Some(gap)),
             (Prospect::FullResync(gap), _) => {
                 relay.upstream.full_resync_needed = Some(FullResyncNeed { replid: process.replid, gap });
@@ -143,11 +143,11 @@ impl World {
         }
     }
 
-    fn ask(&mut self, relay: &mut Relay, process: &Process, asked: Option<(u64, Position)>, gap: Option<Gap>) {
+    fn ask(&mut self, relay: &mut Relay, process: &Process, asked: Option<(u64, Joint)>, gap: Option<Gap>) {
         relay.upstream.full_resync_needed = None;
         let line = process.line();
-        match (process.psync(asked.map(|(_, at)| at)), asked) {
-            (Answer::Continue(replid), Some((key, at))) => {
+        match (process.psync(asked.map(|(_, joint)| joint.at)), asked) {
+            (Answer::Continue(replid), Some((key, Joint { at, common }))) => {
                 let ours = relay.stretch(key).map(|stretch| Point { line: stretch.line, offset: at.offset.get() });
                 let theirs = Point { line, offset: at.offset.get() };
                 let has_bytes = relay.stretch(key).is_some_and(|stretch| stretch.history.oldest.get() <= at.offset.get());
@@ -155,8 +155,7 @@ impl World {
                     self.broken(Promise::P1, format!("the relay goes on at {at} with another dataset's bytes"));
                 }
                 self.tell(format!("relay: partial resync at {at}, now {}", replid.short()));
-                let common = common(&process.probe(&self.truth).info, at.replid).unwrap_or(at.offset);
-                relay.continue_history(key, at.offset, replid, common, line);
+                relay.continue_history(key, at.offset, replid, common.unwrap_or(at.offset), line);
                 relay.upstream.partial_resyncs += 1;
                 relay.turn(self.now, UpstreamState::Streaming, None);
             }
@@ -165,13 +164,14 @@ impl World {
                 self.check_full_resync(relay, process);
                 self.interrupt_snapshot(relay);
                 let dataset = DatasetId(position);
+                let asked = asked.map(|(_, joint)| joint.at);
                 self.tell(format!("relay: full resync {dataset}, asked {asked:?}"));
                 let key = relay.begin_history(History::starting_at(position, Some(dataset)), line);
                 let until = self.now.after(self.dice.millis(100, 3000));
                 let data = Point { line, offset: position.offset.get() };
                 relay.arrival = Some(Arrival { key, dataset, data, evicted: Evicted::default(), until, failed: None, on_demand: None });
                 relay.upstream.full_resyncs += 1;
-                relay.upstream.last_full_resync = Some(FullResync { asked: asked.map(|(_, at)| at), given: dataset, gap });
+                relay.upstream.last_full_resync = Some(FullResync { asked, given: dataset, gap });
                 relay.turn(self.now, UpstreamState::ReceivingSnapshot, None);
             }
         }

@@ -116,7 +116,10 @@ impl History {
         if replid == self.replid() {
             return;
         }
-        self.ids[0].until = Some(self.end.max(common));
+        let limit = self.end.max(common);
+        for known in &mut self.ids {
+            known.until = Some(known.until.map_or(limit, |until| until.min(limit)));
+        }
         self.ids.retain(|known| known.replid != replid);
         self.ids.insert(0, KnownId { replid, until: None });
         self.ids.truncate(IDS_MAX);

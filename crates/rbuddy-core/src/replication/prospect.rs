@@ -13,14 +13,23 @@ use std::fmt;
 /// What a PSYNC would come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prospect {
-    /// The primary continues behind this position. Where it is before our end, what lies behind it the primary never had.
-    Continue(Position),
+    /// The primary continues there.
+    Continue(Joint),
     /// Only a full resync leads on.
     FullResync(Gap),
     /// It would refuse now, whatever is asked: it loads, or is itself cut off from its primary.
     NotNow(Obstacle),
     /// Its INFO does not tell enough.
     Unknown,
+}
+
+/// Where the primary's history and ours are one, by the newest of our ids that it knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Joint {
+    /// What to ask behind. Where it is before our end, what we have behind it the primary never had.
+    pub at: Position,
+    /// The last byte that both have, where the primary knows that id as an earlier one, or we do.
+    pub common: Option<Offset>,
 }
 
 /// Why a primary cannot continue our history.
@@ -83,41 +92,47 @@ pub fn prospect(history: Option<&History>, info: &ServerInfo) -> Prospect {
     }
     let Some(theirs) = info.replid else { return Prospect::Unknown };
     let Some(history) = history else { return Prospect::FullResync(Gap::NothingToContinue) };
-    let (ours, end) = (history.replid(), history.end);
-    let from = if ours == theirs {
+    let Some(known) = history.ids().iter().find(|known| [Some(theirs), info.replid2].contains(&Some(known.replid))) else {
+        return Prospect::FullResync(Gap::OtherHistory { ours: history.replid(), theirs });
+    };
+    let common = if known.replid == theirs {
+        known.until
+    } else {
+        let Some(theirs) = common(info, known.replid) else { return Prospect::Unknown };
+        Some(known.until.map_or(theirs, |ours| ours.min(theirs)))
+    };
+    let from = common.map_or(history.end, |common| common.min(history.end));
+    if known.replid == theirs {
         match info.offset {
             None => return Prospect::Unknown,
-            Some(theirs) if theirs < end => return Prospect::FullResync(Gap::AheadOfPrimary { ours: end, theirs }),
-            Some(_) => end,
+            Some(theirs) if theirs < from => return Prospect::FullResync(Gap::AheadOfPrimary { ours: from, theirs }),
+            Some(_) => {}
         }
-    } else if info.replid2 == Some(ours) {
-        // `second_repl_offset` is one past the last byte that both have, and is itself accepted (protocol fact 4.4).
-        let Some(common) = common(info, ours) else { return Prospect::Unknown };
-        if common.next_byte() < history.oldest {
-            return Prospect::FullResync(Gap::SplitBeforeBacklog { common, oldest: history.oldest });
-        }
-        end.min(common)
-    } else {
-        return Prospect::FullResync(Gap::OtherHistory { ours, theirs });
-    };
+    }
+    if from.next_byte() < history.oldest {
+        return Prospect::FullResync(Gap::SplitBeforeBacklog { common: from, oldest: history.oldest });
+    }
     match backlog(info) {
         Backlog::Unknown => Prospect::Unknown,
         Backlog::None => Prospect::FullResync(Gap::NoBacklog { asked: from.next_byte() }),
         Backlog::From(oldest) if from.next_byte() < oldest => {
             Prospect::FullResync(Gap::BacklogTooShort { asked: from.next_byte(), oldest })
         }
-        Backlog::From(_) => Prospect::Continue(Position::new(ours, from)),
+        Backlog::From(_) => Prospect::Continue(Joint { at: Position::new(known.replid, from), common }),
     }
 }
 
 /// Of the places where one may go on as well, without what lies between or on another history, the first at which this primary continues.
-pub fn beginning(ours: Option<&History>, places: &[Place], info: &ServerInfo) -> Option<History> {
+pub fn beginning(ours: Option<&History>, places: &[Place], info: &ServerInfo) -> Option<(History, Joint)> {
     let begun_at = |place: &Place| match ours.map(|ours| (ours, ours.standing(place.position))) {
         Some((ours, Standing::Ahead { .. })) => Some(ours.begun_anew_at(place.position.offset)),
         Some((_, Standing::UnknownId)) | None => Some(History::starting_from(place)),
         Some((_, Standing::Covered | Standing::PastLimit { .. } | Standing::TooOld { .. })) => None,
     };
-    places.iter().filter_map(begun_at).find(|begun| matches!(prospect(Some(begun), info), Prospect::Continue(_)))
+    places.iter().filter_map(begun_at).find_map(|begun| match prospect(Some(&begun), info) {
+        Prospect::Continue(joint) => Some((begun, joint)),
+        Prospect::FullResync(_) | Prospect::NotNow(_) | Prospect::Unknown => None,
+    })
 }
 
 /// The last byte that the primary's history has in common with the one that `before`, its second id, names.
@@ -210,9 +225,13 @@ mod tests {
         prospect(Some(&history()), info)
     }
 
+    fn on(digit: char, offset: u64, common: Option<u64>) -> Prospect {
+        Prospect::Continue(Joint { at: Position::new(id(digit), at(offset)), common: common.map(at) })
+    }
+
     #[test]
     fn the_same_primary_continues_at_our_end_or_tells_why_not() {
-        let end = Prospect::Continue(Position::new(id('a'), at(100)));
+        let end = on('a', 100, None);
         assert_eq!(judge(&primary()), end);
         assert_eq!(judge(&ServerInfo { backlog_first_byte: Some(101), ..primary() }), end, "the very next byte is the first it keeps");
         let trimmed = ServerInfo { backlog_first_byte: Some(102), ..primary() };
@@ -226,12 +245,32 @@ mod tests {
     #[test]
     fn a_promoted_primary_continues_at_the_last_byte_that_both_have() {
         for (second, expected) in [(150, 100), (101, 100), (100, 99), (61, 60)] {
-            assert_eq!(judge(&promoted(second)), Prospect::Continue(Position::new(id('a'), at(expected))), "{second}");
+            assert_eq!(judge(&promoted(second)), on('a', expected, Some(second - 1)), "{second}");
         }
         let short = Gap::BacklogTooShort { asked: byte(60), oldest: byte(61) };
         assert_eq!(judge(&promoted(60)), Prospect::FullResync(short));
         let before = Gap::SplitBeforeBacklog { common: at(49), oldest: byte(51) };
         assert_eq!(judge(&promoted(50)), Prospect::FullResync(before));
+    }
+
+    /// Ours went on as `c`, up to 120; the primary with `a` goes on without us, or another one was promoted from there.
+    #[test]
+    fn a_primary_that_knows_an_earlier_id_only_continues_where_that_was_left() {
+        let mut ours = history();
+        ours.rename(id('c'));
+        ours.end = at(120);
+        let judge = |info: &ServerInfo| prospect(Some(&ours), info);
+        assert_eq!(judge(&primary()), on('a', 100, Some(100)));
+        for (second, common) in [(150, 100), (101, 100), (100, 99), (61, 60)] {
+            assert_eq!(judge(&promoted(second)), on('a', common, Some(common)), "{second}");
+        }
+        let both = ServerInfo { replid2: Some(id('c')), second_offset: Some(111), ..primary() };
+        assert_eq!(judge(&both), on('c', 110, Some(110)), "the newest that it knows");
+        let restored = ServerInfo { offset: Some(at(99)), ..primary() };
+        assert_eq!(judge(&restored), Prospect::FullResync(Gap::AheadOfPrimary { ours: at(100), theirs: at(99) }));
+        ours.oldest = byte(102);
+        let before = Gap::SplitBeforeBacklog { common: at(100), oldest: byte(102) };
+        assert_eq!(prospect(Some(&ours), &primary()), Prospect::FullResync(before));
     }
 
     #[test]
@@ -240,7 +279,7 @@ mod tests {
         let on = |digit, offsets: &[u64]| -> Vec<Place> {
             offsets.iter().map(|offset| Place::new(Position::new(id(digit), at(*offset)))).collect()
         };
-        let begun = |ours: Option<&History>, places: &[Place]| beginning(ours, places, &primary()).map(|begun| begun.end_position());
+        let begun = |ours: Option<&History>, places: &[Place]| beginning(ours, places, &primary()).map(|(_, joint)| joint.at);
         let expected = Some(Position::new(id('a'), at(70)));
         assert_eq!(begun(Some(&fresh), &on('a', &[10, 59, 70, 80])), expected);
         assert_eq!(begun(Some(&fresh), &on('a', &[59])), None);
@@ -255,11 +294,7 @@ mod tests {
         assert_eq!(judge(&ServerInfo { is_loading: true, ..primary() }), Prospect::NotNow(Obstacle::Loading));
         let cut_off = ServerInfo { master: "127.0.0.1:1".parse().ok(), is_link_up: false, ..primary() };
         assert_eq!(judge(&cut_off), Prospect::NotNow(Obstacle::LinkDown));
-        assert_eq!(
-            judge(&ServerInfo { is_link_up: true, ..cut_off }),
-            Prospect::Continue(Position::new(id('a'), at(100))),
-            "a chain is fine"
-        );
+        assert_eq!(judge(&ServerInfo { is_link_up: true, ..cut_off }), on('a', 100, None), "a chain is fine");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rbuddy_core::control::relay::{FullResyncNeed, RelayOrders, UpstreamState};
 use rbuddy_core::info::ServerInfo;
 use rbuddy_core::replication::answer::PsyncAnswer;
 use rbuddy_core::replication::history::{History, Place};
-use rbuddy_core::replication::prospect::{Gap, Prospect, beginning, common, prospect};
+use rbuddy_core::replication::prospect::{Gap, Joint, Prospect, beginning, prospect};
 use rbuddy_core::types::{NodeAddress, Offset, Position, ReplId};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(super) struct Inquiry {
     pub(super) asked: Option<(StretchKey, Position)>,
     /// Why it had to come to a full resync, where that was seen before.
     pub(super) gap: Option<Gap>,
-    /// Up to where the primary's history is that of the id that was asked for, where that is its second one.
+    /// [`Joint::common`].
     pub(super) common: Option<Offset>,
 }
 
@@ -47,10 +47,10 @@ struct Settled {
 
 /// What to ask for.
 enum Question {
-    /// A partial resync; and up to where both histories are one.
-    Behind(StretchKey, Position, Option<Offset>),
+    /// A partial resync.
+    Behind(StretchKey, Joint),
     /// The same at the end of this history, which begins at a replica: what was followed so far leads nowhere.
-    Anew(History, Option<Offset>),
+    Anew(History, Joint),
     /// As things are, this can only come to a full resync.
     Everything(Option<(StretchKey, Position)>, FullResyncNeed),
     /// What comes of it cannot be told.
@@ -97,8 +97,8 @@ async fn settle(
             (orders.places.clone(), orders.full_resync)
         };
         let need = match question(hub, info, link.own_ip(), &places)? {
-            Question::Behind(key, at, common) => return Ok(Settled { asked: Some((key, at)), common, ..Settled::default() }),
-            Question::Anew(history, common) => return Ok(Settled { anew: Some(history), common, ..Settled::default() }),
+            Question::Behind(key, Joint { at, common }) => return Ok(Settled { asked: Some((key, at)), common, ..Settled::default() }),
+            Question::Anew(history, joint) => return Ok(Settled { anew: Some(history), common: joint.common, ..Settled::default() }),
             Question::Blind(asked) => {
                 resync_loop.check(None, Instant::now())?;
                 return Ok(Settled { asked, ..Settled::default() });
@@ -143,14 +143,13 @@ fn question(hub: &Hub, info: Option<ServerInfo>, own_ip: Option<IpAddr>, places:
     }
     // Where the replicas are spread out, it goes on where the primary still can, without those that are further back.
     if let Prospect::FullResync(_) = found
-        && let Some(begun) = beginning(ours, places, &info)
+        && let Some((begun, joint)) = beginning(ours, places, &info)
     {
-        let common = common(&info, begun.replid());
-        return Ok(Question::Anew(begun, common));
+        return Ok(Question::Anew(begun, joint));
     }
     let end = known.as_ref().map(|(key, history)| (*key, history.end_position()));
     match (found, end) {
-        (Prospect::Continue(at), Some((key, _))) => Ok(Question::Behind(key, at, common(&info, at.replid))),
+        (Prospect::Continue(joint), Some((key, _))) => Ok(Question::Behind(key, joint)),
         (Prospect::NotNow(obstacle), _) => Err(LinkError::NotNow(obstacle)),
         // With what we have rather than `? -1`: should the primary be able to go on after all, it does.
         (Prospect::FullResync(gap), _) => match info.replid {
