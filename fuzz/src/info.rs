@@ -40,13 +40,16 @@ fn last<T: FromStr>(text: &str, name: &str) -> Option<T> {
 }
 
 fn sums(text: &str) -> (u64, u64) {
-    let databases = text
-        .lines()
-        .filter_map(|line| line.trim_end().split_once(':'))
-        .filter(|(key, _)| key.len() > 2 && key.starts_with("db") && key[2..].chars().all(|digit| digit.is_ascii_digit()));
+    let databases =
+        text.lines().filter_map(|line| line.trim_end().split_once(':')).filter(|(key, _)| key.strip_prefix("db").is_some_and(is_number));
     databases.fold((0u64, 0u64), |(keys, expires), (_, counts)| {
         (keys.saturating_add(count(counts, "keys=")), expires.saturating_add(count(counts, "expires=")))
     })
+}
+
+/// More databases than fit in 64 bits there are not.
+fn is_number(digits: &str) -> bool {
+    digits.chars().all(|digit| digit.is_ascii_digit()) && digits.parse::<u64>().is_ok()
 }
 
 fn count(counts: &str, name: &str) -> u64 {

@@ -122,7 +122,7 @@ impl World {
                 self.stream.clone_from(&server.stream);
                 self.history = History::starting_at(Position::new(server.id, offset(self.stream.len())), None);
             }
-            other => panic!("{other:?}: it tells everything: {self:?}"),
+            other @ (Prospect::NotNow(_) | Prospect::Unknown) => panic!("{other:?}: it tells everything: {self:?}"),
         }
     }
 

@@ -4,7 +4,7 @@ mod support;
 
 use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, Start};
 use rbuddy_core::replication::psync::Permit;
-use rbuddy_core::types::{NodeAddress, Offset};
+use rbuddy_core::types::{NodeAddress, Offset, ReplId};
 use rbuddy_runtime::settings::Endpoint;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -139,18 +139,51 @@ async fn the_primary_is_never_told_more_than_each_required_replica_has() {
     relay.stop().await;
 }
 
-#[tokio::test]
-async fn after_a_restart_the_primary_is_told_nothing_before_all_that_were_there_are_back() {
-    let (primary, dir) = (primary().await, tempfile::tempdir().expect("a folder"));
-    let (a, b) = (free_port(), free_port());
-    let mut first_run = relay(&primary, [a, b], Start::Fresh, dir.path()).await;
-    let (mut first, mut second) = (RawReplica::connect(first_run.port, a).await, RawReplica::connect(first_run.port, b).await);
+/// A relay that has two replicas that have the same, and ends.
+async fn a_run(primary: &Server, replicas: [u16; 2], dir: &Path) -> (ReplId, Offset) {
+    let mut run = relay(primary, replicas, Start::Fresh, dir).await;
+    let (mut first, mut second) = (RawReplica::connect(run.port, replicas[0]).await, RawReplica::connect(run.port, replicas[1]).await);
     let (replid, offset) = first.seeded().await;
     second.seeded().await;
     first.ack(offset).await;
     second.ack(offset).await;
-    first_run.until("both follow", |view| [a, b].iter().all(|port| acked(view, &at(*port)) == Some(offset))).await;
-    first_run.stop().await;
+    run.until("both follow", |view| replicas.iter().all(|port| acked(view, &at(*port)) == Some(offset))).await;
+    run.stop().await;
+    (replid, offset)
+}
+
+#[tokio::test]
+async fn after_a_restart_those_that_are_not_back_yet_count_with_what_they_had() {
+    let (primary, dir) = (primary().await, tempfile::tempdir().expect("a folder"));
+    let (a, b) = (free_port(), free_port());
+    let (replid, offset) = a_run(&primary, [a, b], dir.path()).await;
+    primary.fill("more:", 100).await;
+    let all = end(&primary).await;
+
+    let started = Instant::now();
+    let mut relay = relay(&primary, [a, b], Start::Resume, dir.path()).await;
+    let mut first = RawReplica::connect(relay.port, a).await;
+    first.continues(replid, offset).await;
+    first.ack(all).await;
+    relay.until("the first follows", |view| acked(view, &at(a)) == Some(all)).await;
+    is_told(&primary, offset).await;
+    stays_told(&primary, offset, started).await;
+    let mut second = RawReplica::connect(relay.port, b).await;
+    second.continues(replid, offset).await;
+    second.ack(all).await;
+    is_told(&primary, all).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_restart_that_knows_of_nobody_the_primary_is_told_nothing_before_all_are_back() {
+    let (primary, dir) = (primary().await, tempfile::tempdir().expect("a folder"));
+    let (a, b) = (free_port(), free_port());
+    let (replid, offset) = a_run(&primary, [a, b], dir.path()).await;
+    let file = dir.path().join("relay.json");
+    let mut saved: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).expect("it was written")).expect("it is JSON");
+    saved["spool"]["stands"].as_object_mut().expect("both were there").clear();
+    std::fs::write(&file, saved.to_string()).expect("it can be written");
 
     let started = Instant::now();
     let mut relay = relay(&primary, [a, b], Start::Resume, dir.path()).await;

@@ -109,6 +109,9 @@ async fn a_primary_that_the_relay_left_and_is_sent_back_to_goes_on_where_it_was_
 
     let full_before = primary.info().await.sync_full;
     relay.order(|orders| orders.primary = Some(primary.address()));
+    let first_id = primary.info().await.replid;
+    let is_back = |view: &RelayView| view.upstream.state == UpstreamState::Streaming && view.live().map(|live| live.replid()) == first_id;
+    relay.until("the first one is followed", is_back).await;
     stayed.follow(relay.port).await;
     stayed.equals(&primary).await;
     assert_eq!((primary.info().await.sync_full, relay.view.borrow().upstream.full_resyncs), (full_before, 0));

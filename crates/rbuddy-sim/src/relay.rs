@@ -289,8 +289,7 @@ impl Relay {
         let Some(spool) = self.spool else { return self.resumable.clone() };
         let stretch = self.stretch(spool.key)?;
         let mut history = stretch.history.clone();
-        let end = history.end.get().saturating_sub(lost).max(spool.dataset.0.offset.get());
-        history.cut_back(offset(end));
+        history.end = offset(history.end.get().saturating_sub(lost).max(spool.dataset.0.offset.get()));
         (history.dataset, history.oldest) = (Some(spool.dataset), spool.dataset.0.offset.next_byte());
         Some(SavedSpool { spool, history, line: stretch.line })
     }

@@ -7,7 +7,7 @@ use crate::server::{Answer, Process};
 use crate::truth::{LineId, Point};
 use crate::world::World;
 use rbuddy_core::control::relay::{FullResync, FullResyncNeed, Start, UpstreamState};
-use rbuddy_core::replication::history::History;
+use rbuddy_core::replication::history::{History, Standing};
 use rbuddy_core::replication::prospect::{Gap, Joint, Prospect, beginning, prospect};
 use rbuddy_core::types::{DatasetId, NodeAddress, Position};
 
@@ -36,9 +36,15 @@ impl World {
             return;
         }
         relay.has_begun = true;
-        let found = relay.resumable.take();
-        match (relay.orders.start.clone(), found) {
-            (Some(Start::Resume), Some(SavedSpool { spool, mut history, line })) => {
+        let start = relay.orders.start.clone();
+        let leads_on = |found: &SavedSpool| match &start {
+            Some(Start::Resume) => true,
+            Some(Start::At(place)) => matches!(found.history.standing(place.position), Standing::Covered | Standing::Ahead { .. }),
+            Some(Start::Fresh) | None => false,
+        };
+        let found = relay.resumable.take().filter(leads_on);
+        match (start, found) {
+            (_, Some(SavedSpool { spool, mut history, line })) => {
                 history.live = true;
                 let key = relay.begin_history(history, line);
                 (relay.candidate, relay.spool) = (Some(key), Some(Spool { key, ..spool }));

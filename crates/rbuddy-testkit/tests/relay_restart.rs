@@ -1,5 +1,5 @@
 //! The relay alone is killed and started again with its folder: every replica goes on by a partial resync, and the primary pays for nothing, whether the
-//! snapshot is still there or the stream behind it has long outgrown it.
+//! snapshot is still there or the stream behind it has long outgrown it. So does one that lacks more than the primary keeps, if the relay had it on disk.
 
 use rbuddy_lab::writer::write_bytes;
 use rbuddy_lab::{Binary, Link, ServerOptions, Writer, WriterOptions, wait_until};
@@ -32,6 +32,11 @@ macro_rules! with_a_stream_of {
                 #[tokio::test(flavor = "multi_thread")]
                 async fn a_replica_that_stays_away_keeps_nobody_waiting() {
                     replica_stays_away(story($bytes).await).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread")]
+                async fn a_replica_that_lacks_more_than_the_primary_keeps_goes_on_from_its_disk() {
+                    replica_lacks_much(story($bytes).await).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread")]
@@ -111,6 +116,25 @@ async fn replica_stays_away(mut story: Story) {
     story.world.relay.launch().await;
     story.world.caught_up(0, SOON).await;
     assert_eq!((story.world.paid().await, given(&story.world)), (story.paid, story.given), "full resyncs");
+}
+
+/// More than the relay has in memory, and many times what the primary keeps.
+const LACKED_BYTES: u64 = 160 << 20;
+
+async fn replica_lacks_much(mut story: Story) {
+    let world = &mut story.world;
+    world.replicas[1].link.set(Link::Cut);
+    for _ in 0..LACKED_BYTES >> 23 {
+        write_bytes(&world.primary, 1 << 23).await.expect("write");
+        world.caught_up(0, SOON).await;
+    }
+    for _ in 0..2 {
+        world.relay.kill().await;
+        world.relay.launch().await;
+        world.caught_up(0, SOON).await;
+    }
+    world.replicas[1].link.set(Link::Pass);
+    story.ends_without_a_full_resync().await;
 }
 
 /// Two positions differ by what one replica got from the primary itself while the relay was away; an application that moves it does that.

@@ -85,10 +85,11 @@ impl Inner {
         });
         while self.stretches.len() > HISTORIES_MAX {
             let Some(oldest) = self.stretches.iter().position(|stretch| !stretch.history.live && candidate != Some(stretch.key)) else {
-                return;
+                break;
             };
             self.stretches.remove(oldest).end_log();
         }
+        self.mark_logs();
     }
 }
 

@@ -77,9 +77,9 @@ impl Log {
         Log { dir, name, segments: VecDeque::new(), end: start, segment_bytes, is_kept: false, cuts: 0, is_tail_stale: false }
     }
 
-    /// What an earlier run left of the log with this name, from the segment that has the byte behind `from`; ends where something is missing. The files
-    /// stay. Blocking.
-    pub(super) fn open(dir: &Path, name: &str, from: Offset, segment_bytes: u64) -> Result<Log, FileError> {
+    /// What an earlier run left of the log with this name: as much as lies around `needed` without a gap, or where that is not said, as much as there is
+    /// at its end. The files stay. Blocking.
+    pub(super) fn open(dir: &Path, name: &str, needed: Option<Offset>, segment_bytes: u64) -> Result<Log, FileError> {
         // Where a cut left two that start at one place, the later counts.
         let mut found = BTreeMap::new();
         for entry in std::fs::read_dir(dir).map_err(FileError::at("list", dir))? {
@@ -89,24 +89,30 @@ impl Log {
                 *latest = cuts.max(*latest);
             }
         }
-        let first = found.range(..=from).next_back().map_or(from, |(start, _)| *start);
-        let mut log = Log::empty(dir, name.to_owned(), from, segment_bytes);
+        let mut log = Log::empty(dir, name.to_owned(), needed.unwrap_or(Offset::ZERO), segment_bytes);
         log.is_kept = true;
-        for (start, cuts) in found.range(first..) {
-            let (start, is_next) = (*start, if log.segments.is_empty() { *start <= from } else { *start == log.end });
-            if !is_next {
-                break;
+        for (start, cuts) in found {
+            if start != log.end || log.segments.is_empty() {
+                if needed.is_some_and(|needed| start > needed) {
+                    break;
+                }
+                log.segments.clear();
             }
-            log.cuts = log.cuts.max(*cuts);
-            let file = StoredFile::open(log.path(start, *cuts))?;
-            let end = start.advance(file.bytes()?);
-            if log.segments.is_empty() && end < from {
-                break;
-            }
-            log.end = end;
+            log.cuts = log.cuts.max(cuts);
+            let file = StoredFile::open(log.path(start, cuts))?;
+            log.end = start.advance(file.bytes()?);
             log.segments.push_back(Segment { start, file: Arc::new(file) });
         }
+        if let Some(needed) = needed.filter(|needed| log.end < *needed) {
+            log.segments.clear();
+            log.end = needed;
+        }
         Ok(log)
+    }
+
+    /// It is removed.
+    pub(super) fn discard(mut self) {
+        self.keep(false);
     }
 
     pub(super) fn name(&self) -> &str {

@@ -20,17 +20,16 @@ pub(super) async fn run(hub: Arc<Hub>) {
         // Small pieces are gathered until the next counters are published: what a kill loses of them the primary still has.
         view.borrow_and_update();
         hub.lock().weigh(&hub.room);
+        // A log is worth what it is to the next run once it is named.
+        name_logs(&hub).await;
         let mut bytes_min = 1;
         while let Some(key) = due(&hub, bytes_min) {
             write(&hub, key).await;
+            name_logs(&hub).await;
             bytes_min = MUCH_BYTES;
         }
         bury_dead_spool(&hub).await;
-        if std::mem::take(&mut hub.lock().is_state_stale)
-            && let Err(error) = hub.save().await
-        {
-            warn!(group = %hub.config.group, %error, "state of the relay not written");
-        }
+        name_logs(&hub).await;
         if is_last {
             return;
         }
@@ -42,6 +41,14 @@ pub(super) async fn run(hub: Arc<Hub>) {
             () = until(trouble) => look_at_disk(&hub).await,
             () = hub.stopping.cancelled() => {}
         }
+    }
+}
+
+async fn name_logs(hub: &Hub) {
+    if std::mem::take(&mut hub.lock().is_state_stale)
+        && let Err(error) = hub.save().await
+    {
+        warn!(group = %hub.config.group, %error, "state of the relay not written");
     }
 }
 

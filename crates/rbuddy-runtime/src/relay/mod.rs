@@ -34,6 +34,7 @@ mod circle;
 mod connected;
 mod doorkeeper;
 mod files;
+mod found;
 mod histories;
 mod hub;
 mod inquiry;
@@ -70,15 +71,15 @@ use crate::handle::Fed;
 use crate::settings::{Credentials, Endpoint, PrimarySettings, RelaySettings};
 use bulletin::Bulletin;
 use files::FileError;
+use found::Left;
 use hub::Hub;
 use listener::Door;
 use needs::DiskRoom;
 use own_thread::OwnThread;
 use rbuddy_core::control::relay::{RelayOrders, RelayView};
-use rbuddy_core::types::{DatasetId, GroupName, Position};
+use rbuddy_core::types::GroupName;
 use roster::Roster;
 use snapshotter::Snapshotter;
-use state::Resumable;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -123,7 +124,7 @@ pub struct Relay {
     listener: TcpListener,
     local_addr: SocketAddr,
     publisher: watch::Sender<RelayView>,
-    found: Option<Resumable>,
+    left: Left,
 }
 
 /// A relay that cannot begin.
@@ -172,17 +173,16 @@ pub async fn bind(config: RelayConfig) -> Result<Relay, RelayError> {
         return Err(RelayError::Open { listen });
     }
     let room = DiskRoom::new(config.dir.clone(), config.settings.backlog_disk_bytes);
-    let found = tokio::task::spawn_blocking(move || state::load(&room)).await;
+    let found = tokio::task::spawn_blocking(move || found::load(&room)).await;
     let found = found.map_err(|join| FileError { verb: "read", path: config.dir.clone(), source: io::Error::other(join) });
     let found = found.and_then(|found| found).map_err(|FileError { verb, path, source }| RelayError::Folder { verb, path, source })?;
-    let resumable: Option<(DatasetId, Position)> = found.spool.as_ref().map(|found| (found.spool.dataset, found.history.end_position()));
     let (publisher, view) = watch::channel(RelayView::default());
     // A controller remembers by itself where the primary was found.
     let moved = found.primary.filter(|(_, configured)| config.open && *configured == config.primary.at());
     let primary = moved.map(|(address, _)| address).or_else(|| config.primary.at().fixed().cloned());
-    let hub = Arc::new(Hub::new(config, found.run_id, primary, resumable, found.previous, view));
+    let hub = Arc::new(Hub::new(config, found.run_id, primary, found.left.resumable(), found.previous, view));
     publisher.send_replace(view::compose(&hub.lock()));
-    Ok(Relay { hub, listener, local_addr, publisher, found: found.spool })
+    Ok(Relay { hub, listener, local_addr, publisher, left: found.left })
 }
 
 impl Relay {
@@ -204,7 +204,7 @@ impl Relay {
 
     /// Runs until cancelled. Files that a next run can go on from stay.
     pub async fn run(self, orders: watch::Receiver<RelayOrders>, cancel: CancellationToken) -> Result<(), RelayError> {
-        let Relay { hub, listener, local_addr, publisher, found } = self;
+        let Relay { hub, listener, local_addr, publisher, left } = self;
         let replicas = hub.config.replicas.iter().map(|replica| replica.address.clone()).collect();
         let roster = Arc::new(Roster::new(replicas, hub.config.open).await);
         let (stopping, mut parts) = (hub.stopping.clone(), JoinSet::new());
@@ -215,7 +215,7 @@ impl Relay {
         parts.spawn(log_writer::run(Arc::clone(&hub)));
         parts.spawn(keeper::keep(Arc::clone(&hub), orders.clone(), stopping.clone()));
         parts.spawn_on(Snapshotter::new(Arc::clone(&hub), orders.clone()).run(stopping.clone()), thread.runtime());
-        parts.spawn_on(Upstream::new(Arc::clone(&hub), orders.clone()).run(found, stopping.clone()), thread.runtime());
+        parts.spawn_on(Upstream::new(Arc::clone(&hub), orders.clone()).run(left, stopping.clone()), thread.runtime());
         let door = Door {
             hub: Arc::clone(&hub),
             roster,

@@ -11,6 +11,7 @@ use rbuddy_core::control::relay::{BacklogView, SessionState};
 use rbuddy_core::replication::history::Standing;
 use rbuddy_core::replication::psync::Permit;
 use rbuddy_core::types::{NodeAddress, Offset, Time};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,24 +48,31 @@ impl Inner {
     /// Has the disk keep what is needed, and no more. Called often, and before memory can lose much.
     pub(super) fn weigh(&mut self, room: &DiskRoom) {
         let needed: Vec<Option<Offset>> = self.stretches.iter().map(|stretch| self.lowest_need(stretch, room)).collect();
-        let named = self.named.as_ref().map(|(key, _)| *key);
         for (stretch, needed_from) in self.stretches.iter_mut().zip(needed) {
             stretch.needed_from = needed_from;
             match (needed_from, stretch.log()) {
                 (Some(from), Some(_)) => stretch.trim_log(from),
                 (Some(_), None) if self.disk_trouble.is_none() => {
-                    let keep = named == Some(stretch.key);
-                    stretch.begin_log(&room.dir, room.segment_bytes, keep);
-                    self.is_state_stale |= keep;
+                    stretch.begin_log(&room.dir, room.segment_bytes);
+                    self.is_state_stale = true;
                 }
                 (Some(_) | None, None) => {}
                 (None, Some(_)) => stretch.end_log(),
             }
         }
+        self.mark_logs();
         while self.disk_bytes() > room.bytes_max {
             let largest = self.stretches.iter_mut().max_by_key(|stretch| stretch.bytes().1);
             let Some(largest) = largest else { return };
             largest.drop_oldest_on_disk();
+        }
+    }
+
+    /// Those logs outlive the process that `relay.json` names, or will name when it is next written.
+    pub(super) fn mark_logs(&mut self) {
+        let named = self.named.as_ref().map(|(key, _)| *key);
+        for stretch in &mut self.stretches {
+            stretch.keep_log(stretch.history.live || named == Some(stretch.key));
         }
     }
 
@@ -113,8 +121,15 @@ impl Inner {
 
     /// A replica's connection ends: what it had is remembered, so that it finds the rest when it comes back.
     pub(super) fn remember_away(&mut self, address: &NodeAddress, now: Time) {
-        let Some(session) = self.sessions.get(address) else { return };
-        let stands_at = match session.view.state {
+        if let Some((key, offset)) = self.stands_at(address) {
+            self.away.insert(address.clone(), Away { key, offset, since: now });
+        }
+    }
+
+    /// Which history a connected replica is on, and what it has of it.
+    fn stands_at(&self, address: &NodeAddress) -> Option<(StretchKey, Offset)> {
+        let session = self.sessions.get(address)?;
+        match session.view.state {
             SessionState::Streaming { acked, .. } => session.follows.map(|(key, _)| (key, acked)),
             SessionState::Held(_) => session.view.asked.and_then(|asked| {
                 let covers = |stretch: &&Stretch| stretch.history.standing(asked) == Standing::Covered;
@@ -122,10 +137,21 @@ impl Inner {
             }),
             // What it had is gone, and what it gets is not whole yet.
             SessionState::Seeding { .. } | SessionState::Loading { .. } => None,
-        };
-        if let Some((key, offset)) = stands_at {
-            self.away.insert(address.clone(), Away { key, offset, since: now });
         }
+    }
+
+    /// What replicas have of this history, here or away.
+    pub(super) fn stands_on(&self, key: StretchKey) -> BTreeMap<NodeAddress, Offset> {
+        let away = self.away.iter().filter(|(_, away)| away.key == key).map(|(address, away)| (address.clone(), away.offset));
+        let here =
+            self.sessions.keys().filter_map(|address| Some((address.clone(), self.stands_at(address).filter(|(on, _)| *on == key)?.1)));
+        away.chain(here).collect()
+    }
+
+    /// A run before had these: they will come back.
+    pub(super) fn expect_back(&mut self, key: StretchKey, stands: BTreeMap<NodeAddress, Offset>, now: Time) {
+        let away = |(address, offset)| (address, Away { key, offset, since: now });
+        self.away.extend(stands.into_iter().map(away));
     }
 
     /// Whether it is known what it had when it left.

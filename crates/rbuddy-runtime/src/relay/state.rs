@@ -1,21 +1,20 @@
 //! What survives the relay's process: `relay.json` (ids, snapshot and file names; written, fsynced and renamed, so a kill leaves the old one or the
-//! new one), the snapshot and the log of the stream behind it, which it names. Whatever else lies in the folder is a remainder and is removed at start.
+//! new one), the snapshot and the logs of streams, which it names. Reading it is [`super::found`]'s.
 //!
-//! The end of the stream is not written down: it is the last byte in the log.
+//! The end of a stream is not written down: it is the last byte in its log.
 
 use super::connected::Session;
-use super::files::{FileError, Spool, StoredFile};
+use super::files::{FileError, Spool};
 use super::hub::Hub;
-use super::log::{LOG_PREFIX, Log};
-use super::needs::DiskRoom;
+use super::log::Log;
 use super::stretch::{Stretch, StretchKey};
 use rbuddy_core::control::primary::PrimaryAt;
-use rbuddy_core::control::relay::{Previous, SessionState};
+use rbuddy_core::control::relay::SessionState;
 use rbuddy_core::replication::history::History;
 use rbuddy_core::replication::rdb::RdbFacts;
 use rbuddy_core::types::{DatasetId, NodeAddress, Offset, RunId};
 use serde::{Deserialize, Deserializer, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -24,19 +23,22 @@ use std::time::Duration;
 
 /// `relay.json`.
 #[derive(Debug, Serialize, Deserialize)]
-struct Saved {
-    run_id: RunId,
+pub(super) struct Saved {
+    pub(super) run_id: RunId,
     /// The machine's boot during which this was written.
-    boot: String,
+    pub(super) boot: String,
     /// Where the primary was, and what was configured then.
     #[serde(default)]
-    primary: Option<(NodeAddress, PrimaryAt)>,
+    pub(super) primary: Option<(NodeAddress, PrimaryAt)>,
     /// The live history, and where it was then.
-    live: Option<History>,
+    pub(super) live: Option<History>,
     /// Who followed it.
     #[serde(default, deserialize_with = "those_that_are_addresses")]
-    replicas: BTreeSet<NodeAddress>,
-    spool: Option<SavedSpool>,
+    pub(super) replicas: BTreeSet<NodeAddress>,
+    pub(super) spool: Option<SavedSpool>,
+    /// The live history, where that is not the one behind the snapshot, and somebody needs what it has on disk.
+    #[serde(default)]
+    pub(super) stream: Option<SavedStream>,
 }
 
 /// An odd name that somebody connected under is not to cost all the rest.
@@ -45,124 +47,41 @@ fn those_that_are_addresses<'a, D: Deserializer<'a>>(from: D) -> Result<BTreeSet
     Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
 }
 
+/// The same, with where each stands.
+fn those_with_addresses<'a, D: Deserializer<'a>>(from: D) -> Result<BTreeMap<NodeAddress, Offset>, D::Error> {
+    let texts = BTreeMap::<String, Offset>::deserialize(from)?;
+    Ok(texts.iter().filter_map(|(text, offset)| Some((text.parse().ok()?, *offset))).collect())
+}
+
 #[derive(Debug, Serialize, Deserialize)]
-struct SavedSpool {
-    dataset: DatasetId,
-    facts: RdbFacts,
-    snapshot: String,
+pub(super) struct SavedSpool {
+    pub(super) dataset: DatasetId,
+    pub(super) facts: RdbFacts,
+    pub(super) snapshot: String,
+    #[serde(flatten)]
+    pub(super) stream: SavedStream,
+}
+
+/// A history, and what is on disk of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedStream {
     /// What its files' names begin with; there is none where nothing may be kept.
-    log: Option<String>,
+    pub(super) log: Option<String>,
     /// What the files have behind that is not of this history: they are yet to be cut back to it.
     #[serde(default)]
-    log_until: Option<Offset>,
-    history: History,
-}
-
-/// What a previous run left.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) run_id: RunId,
-    /// Where the primary was, and what was configured then.
-    pub(super) primary: Option<(NodeAddress, PrimaryAt)>,
-    pub(super) spool: Option<Resumable>,
-    /// What it followed.
-    pub(super) previous: Option<Previous>,
-}
-
-/// A complete snapshot with the stream behind it.
-#[derive(Debug)]
-pub(super) struct Resumable {
-    pub(super) spool: Spool,
-    pub(super) log: Option<Log>,
-    /// It ends with the log's last byte.
+    pub(super) log_until: Option<Offset>,
     pub(super) history: History,
+    /// What replicas had of it.
+    #[serde(default, deserialize_with = "those_with_addresses")]
+    pub(super) stands: BTreeMap<NodeAddress, Offset>,
 }
 
-impl Resumable {
-    /// Nobody goes on from it: it is removed.
-    pub(super) fn discard(self) {
-        self.spool.snapshot.keep(false);
-        if let Some(mut log) = self.log {
-            log.keep(false);
-        }
+impl SavedStream {
+    fn of(stretch: &Stretch, history: History, stands: BTreeMap<NodeAddress, Offset>) -> SavedStream {
+        let is_to_be_cut = |log: &&Log| log.is_tail_stale() || history.end < log.end();
+        let log_until = stretch.log().filter(is_to_be_cut).map(|log| history.end.min(log.end()));
+        SavedStream { log: stretch.log().map(|log| log.name().to_owned()), log_until, history, stands }
     }
-}
-
-/// Reads the folder and removes what is of no use. Blocking.
-pub(super) fn load(room: &DiskRoom) -> Result<Found, FileError> {
-    let dir = room.dir.as_path();
-    let path = dir.join(FILE_NAME);
-    let saved = match std::fs::read(&path) {
-        Ok(text) => serde_json::from_slice::<Saved>(&text).map_err(|error| error.to_string()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err("there is none yet".to_owned()),
-        Err(source) => return Err(FileError { verb: "read", path, source }),
-    };
-    let found = match saved {
-        Ok(saved) => {
-            let spool = saved.spool.and_then(|spool| match reopen(room, spool, &saved.boot) {
-                Ok(found) => Some(found),
-                Err(reason) => {
-                    tracing::info!(dir = %dir.display(), reason, "snapshot of an earlier run is of no use");
-                    None
-                }
-            });
-            let replicas = saved.replicas;
-            let previous = saved.live.map(|live| Previous { ids: live.ids().to_vec(), end: live.end_position(), replicas });
-            Found { run_id: saved.run_id, primary: saved.primary, spool, previous }
-        }
-        Err(reason) => {
-            tracing::info!(dir = %dir.display(), reason, "no state of an earlier run");
-            Found { run_id: new_run_id(), primary: None, spool: None, previous: None }
-        }
-    };
-    sweep(dir, found.spool.as_ref())?;
-    Ok(found)
-}
-
-fn reopen(room: &DiskRoom, saved: SavedSpool, boot: &str) -> Result<Resumable, String> {
-    // The stream is written, not fsynced, byte by byte: that survives every end of this process, but not of the machine.
-    if boot != boot_id() {
-        return Err("the machine was restarted since".to_owned());
-    }
-    let words = |error: FileError| error.to_string();
-    let offset = saved.dataset.0.offset;
-    let snapshot = StoredFile::open(room.dir.join(&saved.snapshot)).map_err(words)?;
-    let log = saved.log.map(|name| Log::open(&room.dir, &name, offset, room.segment_bytes)).transpose().map_err(words)?;
-    let log = match (log, saved.log_until) {
-        (_, Some(until)) if until < offset => return Err(format!("the primary went on at {until}, before its end")),
-        (Some(mut log), Some(until)) => {
-            log.cut_back(until);
-            Some(log)
-        }
-        (log, _) => log,
-    };
-    let bytes = snapshot.bytes().map_err(words)?;
-    if bytes != saved.facts.bytes {
-        return Err(format!("it has {bytes} bytes, {} were checked", saved.facts.bytes));
-    }
-    let mut history = saved.history;
-    // A log that was begun and never written is where the snapshot is.
-    (history.end, history.oldest) = log.as_ref().map_or((offset, offset.next_byte()), |log| (log.end(), log.start().next_byte()));
-    let spool = Spool { dataset: saved.dataset, facts: saved.facts, snapshot };
-    Ok(Resumable { spool, log, history })
-}
-
-fn sweep(dir: &Path, found: Option<&Resumable>) -> Result<(), FileError> {
-    let logged = found.and_then(|found| found.log.as_ref()).map(Log::file_names).unwrap_or_default();
-    let needed: Vec<String> = found.map(|found| found.spool.snapshot.name()).into_iter().chain(logged).collect();
-    for entry in std::fs::read_dir(dir).map_err(FileError::at("list", dir))? {
-        let entry = entry.map_err(FileError::at("list", dir))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let is_ours = name.starts_with(SNAPSHOT_PREFIX) || name.starts_with(LOG_PREFIX) || name == TEMPORARY_NAME;
-        if is_ours && !needed.contains(&name) {
-            match std::fs::remove_file(entry.path()) {
-                // Whoever held it last was quicker.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                removed => removed.map_err(FileError::at("remove", &entry.path()))?,
-            }
-        }
-    }
-    Ok(())
 }
 
 impl Hub {
@@ -201,14 +120,11 @@ impl Hub {
                 Ok(()) => inner.named.replace((key, Arc::clone(spool))),
                 Err(_) => Some((key, Arc::clone(spool))),
             };
-            let named_key = inner.named.as_ref().map(|(key, _)| *key);
-            if let Some((key, spool)) = unnamed {
+            if let Some((_, spool)) = unnamed {
                 // Sessions that still send it hold it; its files go with the last of them.
                 spool.snapshot.keep(false);
-                if let Some(stretch) = inner.stretch_mut(key).filter(|stretch| Some(stretch.key) != named_key) {
-                    stretch.keep_log(false);
-                }
             }
+            inner.mark_logs();
             inner.spool.as_ref().is_some_and(|(_, current)| Arc::ptr_eq(current, spool))
         };
         drop(saving);
@@ -224,10 +140,10 @@ impl Hub {
         spool.snapshot.keep(false);
         {
             let mut inner = self.lock();
-            let Some((key, _)) = inner.named.take_if(|(_, named)| Arc::ptr_eq(named, spool)) else { return };
-            if let Some(stretch) = inner.stretch_mut(key) {
-                stretch.keep_log(false);
+            if inner.named.take_if(|(_, named)| Arc::ptr_eq(named, spool)).is_none() {
+                return;
             }
+            inner.mark_logs();
         }
         if let Err(error) = self.save().await {
             tracing::warn!(group = %self.config.group, %error, "state of the relay not written");
@@ -249,26 +165,22 @@ impl Hub {
                 upcoming.map_or_else(|| stretch.history.clone(), |(_, history)| history.clone())
             };
             let live = inner.live().map(history);
+            let stream = |stretch, history| SavedStream::of(stretch, history, inner.stands_on(stretch.key));
+            let spool_key = spool.as_ref().map(|(key, _)| *key);
+            let beside_it = inner.live().filter(|live| Some(live.key) != spool_key && live.log().is_some());
+            let beside_it = beside_it.map(|live| stream(live, history(live)));
             let spool = spool.and_then(|(key, spool)| {
                 // The ids under which its stream goes on. A snapshot that was taken in mid-history begins that history anew.
                 let stretch = inner.stretch(key)?;
                 let mut history = history(stretch);
                 history.dataset = Some(spool.dataset);
-                let is_to_be_cut = |log: &&Log| log.is_tail_stale() || history.end < log.end();
-                let log_until = stretch.log().filter(is_to_be_cut).map(|log| history.end.min(log.end()));
-                Some(SavedSpool {
-                    dataset: spool.dataset,
-                    facts: spool.facts,
-                    snapshot: spool.snapshot.name(),
-                    log: stretch.log().map(|log| log.name().to_owned()),
-                    log_until,
-                    history,
-                })
+                let (dataset, facts, snapshot) = (spool.dataset, spool.facts, spool.snapshot.name());
+                Some(SavedSpool { dataset, facts, snapshot, stream: stream(stretch, history) })
             });
             let follows = |session: &Session| matches!(session.view.state, SessionState::Streaming { .. });
             let replicas = inner.sessions.iter().filter(|(_, session)| follows(session)).map(|(address, _)| address.clone()).collect();
             let primary = inner.primary.clone().map(|address| (address, self.config.primary.at()));
-            Saved { run_id: self.run_id, boot: boot_id(), primary, live, replicas, spool }
+            Saved { run_id: self.run_id, boot: boot_id(), primary, live, replicas, spool, stream: beside_it }
         };
         let dir = self.config.dir.clone();
         let written = tokio::task::spawn_blocking(move || write(&dir, &saved)).await;
@@ -310,18 +222,18 @@ fn write(dir: &Path, saved: &Saved) -> Result<(), FileError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(FileError::at("fsync", dir))
 }
 
-fn boot_id() -> String {
+pub(super) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
-fn new_run_id() -> RunId {
+pub(super) fn new_run_id() -> RunId {
     let digits: String = std::iter::repeat_with(|| fastrand::char('0'..='9')).take(40).collect();
     digits.parse().expect("40 digits are an id")
 }
 
 const SAVE_EVERY: Duration = Duration::from_secs(10);
-const FILE_NAME: &str = "relay.json";
-const TEMPORARY_NAME: &str = "relay.json.new";
+pub(super) const FILE_NAME: &str = "relay.json";
+pub(super) const TEMPORARY_NAME: &str = "relay.json.new";
 pub(super) const SNAPSHOT_PREFIX: &str = "snapshot-";
 
 #[cfg(test)]

@@ -208,16 +208,14 @@ impl Stretch {
     }
 
     /// Everything that is in memory, and what arrives, is to reach the disk too.
-    pub(super) fn begin_log(&mut self, dir: &Path, segment_bytes: u64, keep: bool) {
-        let mut log = Log::begin(dir, self.ring.start(), segment_bytes);
-        log.keep(keep);
-        (self.log, self.log_lost) = (Some(log), None);
+    pub(super) fn begin_log(&mut self, dir: &Path, segment_bytes: u64) {
+        (self.log, self.log_lost) = (Some(Log::begin(dir, self.ring.start(), segment_bytes)), None);
     }
 
     /// Nobody needs anything on disk.
     pub(super) fn end_log(&mut self) {
-        if let Some(mut log) = self.log.take() {
-            log.keep(false);
+        if let Some(log) = self.log.take() {
+            log.discard();
         }
         self.refresh_oldest();
     }

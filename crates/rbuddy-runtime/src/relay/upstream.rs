@@ -10,6 +10,8 @@
 //! demand ([`super::snapshotter`]), replicas.
 
 use super::backoff::Backoff;
+use super::files::Spool;
+use super::found::{Left, StoredStream};
 use super::hub::Hub;
 use super::inquiry::{Inquiry, inquire};
 use super::intake::take_in;
@@ -17,7 +19,6 @@ use super::link::{Link, LinkError};
 use super::name::unless_renamed;
 use super::resync_loop::ResyncLoop;
 use super::spool::{self, OnDiskError};
-use super::state::Resumable;
 use super::stretch::StretchKey;
 use rbuddy_core::control::relay::{FullResync, RelayOrders, Start, UpstreamState};
 use rbuddy_core::replication::answer::PsyncAnswer;
@@ -57,14 +58,14 @@ impl Upstream {
         Upstream { hub, orders, quick, slow, resync_loop: ResyncLoop::new() }
     }
 
-    /// Runs until cancelled. `found` is what a previous run left on disk.
-    pub(super) async fn run(mut self, found: Option<Resumable>, cancel: CancellationToken) {
+    /// Runs until cancelled. `left` is what a previous run left on disk.
+    pub(super) async fn run(mut self, left: Left, cancel: CancellationToken) {
         let start = tokio::select! {
             start = start(&mut self.orders) => start,
             () = cancel.cancelled() => return,
         };
         let Some(start) = start else { return };
-        begin(&self.hub, start, found).await;
+        begin(&self.hub, start, left).await;
         // What the orders say already counts for the first dial.
         let ordered = ordered_elsewhere(&self.hub, &self.orders.borrow());
         if let Some(to) = ordered {
@@ -228,45 +229,56 @@ async fn start(orders: &mut watch::Receiver<RelayOrders>) -> Option<Start> {
 }
 
 /// Sets up the history to ask for.
-async fn begin(hub: &Arc<Hub>, start: Start, found: Option<Resumable>) {
-    let backlog_bytes = hub.config.settings.backlog_bytes;
+async fn begin(hub: &Arc<Hub>, start: Start, mut left: Left) {
+    let group = &hub.config.group;
+    let found = match &start {
+        Start::Resume => left.spool.take().map(|(spool, stream)| (Some(spool), stream)),
+        // With all that lies around it: the primary may keep less.
+        Start::At(place) => left.take_around(place),
+        Start::Fresh => None,
+    };
+    left.discard();
     hub.update(|inner| inner.resumable = None);
-    let history = match (start, found) {
-        (Start::Resume, Some(Resumable { spool, log, mut history })) => {
-            history.live = true;
-            info!(group = %hub.config.group, dataset = %spool.dataset, end = %history.end_position(), "going on from snapshot and stream on disk");
-            let spool = Arc::new(spool);
-            hub.update(|inner| {
-                let key = inner.begin_history(history, backlog_bytes);
-                inner.candidate = Some(key);
-                inner.snapshot_bytes = spool.facts.bytes;
-                (inner.spool, inner.named) = (Some((key, Arc::clone(&spool))), Some((key, spool)));
-                if let (Some(log), Some(stretch)) = (log, inner.stretch_mut(key)) {
-                    stretch.resume(log);
-                }
-            });
-            return;
+    let begun = match (found, start) {
+        (Some((spool, stream)), _) => {
+            let end = stream.history.end_position();
+            info!(%group, dataset = spool.as_ref().map(|spool| tracing::field::display(spool.dataset)), %end, "going on from what is on disk");
+            return resume(hub, spool, stream);
         }
-        (Start::Resume, None) => {
-            warn!(group = %hub.config.group, "nothing on disk to go on from: a full resync it is");
-            None
-        }
-        (Start::At(place), found) => {
-            discard(found);
-            info!(group = %hub.config.group, position = %place.position, "going on from where the replicas are");
+        (None, Start::At(place)) => {
+            info!(%group, position = %place.position, "going on from where the replicas are");
             Some(History::starting_from(&place))
         }
-        (Start::Fresh, found) => {
-            discard(found);
+        (None, Start::Resume) => {
+            warn!(%group, "nothing on disk to go on from: a full resync it is");
             None
         }
+        (None, Start::Fresh) => None,
     };
-    if let Some(history) = history {
-        hub.update(|inner| inner.candidate = Some(inner.begin_history(history, backlog_bytes)));
+    if let Some(history) = begun {
+        hub.update(|inner| inner.candidate = Some(inner.begin_history(history, hub.config.settings.backlog_bytes)));
     }
     if let Err(error) = hub.save().await {
-        warn!(group = %hub.config.group, %error, "state of the relay not written");
+        warn!(%group, %error, "state of the relay not written");
     }
+}
+
+/// relay.json already names it.
+fn resume(hub: &Hub, spool: Option<Spool>, stream: StoredStream) {
+    let (StoredStream { log, mut history, stands }, now) = (stream, hub.now());
+    history.live = true;
+    hub.update(|inner| {
+        let key = inner.begin_history(history, hub.config.settings.backlog_bytes);
+        inner.candidate = Some(key);
+        if let Some(spool) = spool.map(Arc::new) {
+            inner.snapshot_bytes = spool.facts.bytes;
+            (inner.spool, inner.named) = (Some((key, Arc::clone(&spool))), Some((key, spool)));
+        }
+        if let (Some(log), Some(stretch)) = (log, inner.stretch_mut(key)) {
+            stretch.resume(log);
+        }
+        inner.expect_back(key, stands, now);
+    });
 }
 
 fn ordered_elsewhere(hub: &Hub, orders: &RelayOrders) -> Option<NodeAddress> {
@@ -295,12 +307,6 @@ async fn unless_moved<T>(
     tokio::select! {
         done = work => done,
         to = moved => Err(LinkError::Moved(to)),
-    }
-}
-
-fn discard(found: Option<Resumable>) {
-    if let Some(found) = found {
-        found.discard();
     }
 }
 

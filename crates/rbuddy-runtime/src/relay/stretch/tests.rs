@@ -92,7 +92,7 @@ proptest! {
                         prop_assert!(stretch.history.oldest <= oldest.max(log.start().next_byte()), "what the log has is not lost");
                     }
                 }
-                Step::Begin if stretch.log().is_none() => stretch.begin_log(dir.path(), SEGMENT_BYTES, false),
+                Step::Begin if stretch.log().is_none() => stretch.begin_log(dir.path(), SEGMENT_BYTES),
                 Step::Begin => {}
                 Step::Write(bytes_max) => {
                     write_once(&mut stretch, bytes_max);
@@ -122,7 +122,7 @@ proptest! {
                     let (name, first) = (log.name().to_owned(), log.start());
                     stretch.keep_log(true);
                     while write_once(&mut stretch, 50_000) {}
-                    let log = Log::open(dir.path(), &name, first, SEGMENT_BYTES).expect("it is there");
+                    let log = Log::open(dir.path(), &name, Some(first), SEGMENT_BYTES).expect("it is there");
                     prop_assert_eq!((log.start(), log.end()), (first, stretch.history.end));
                     let mut history = stretch.history.clone();
                     history.end = log.end();
@@ -149,7 +149,7 @@ fn files_go_with_the_need_for_them_and_stay_for_a_next_run_where_they_are_to() {
     let dir = tempfile::tempdir().expect("a folder");
     let files = || std::fs::read_dir(dir.path()).expect("a folder").count();
     let mut stretch = stretch(0, 1000);
-    stretch.begin_log(dir.path(), 100, false);
+    stretch.begin_log(dir.path(), 100);
     for _ in 0..10 {
         stretch.append(&mut BytesMut::from(&[7; 100][..]));
         write_once(&mut stretch, u64::MAX);
@@ -167,16 +167,20 @@ fn files_go_with_the_need_for_them_and_stay_for_a_next_run_where_they_are_to() {
     let lost = std::fs::read_dir(dir.path()).expect("a folder").map(|entry| entry.expect("an entry").path());
     let lost = lost.into_iter().find(|path| path.to_string_lossy().contains("-00000000000000000700-")).expect("it was written");
     std::fs::remove_file(lost).expect("it was there");
-    let log = Log::open(dir.path(), &name, at(520), 100).expect("it opens");
-    assert_eq!((log.start(), log.end()), (at(500), at(700)));
-    assert_eq!(Log::open(dir.path(), &name, at(300), 100).expect("it opens").end(), at(300), "nothing behind that is left");
+    let reopened = |needed: Option<u64>| {
+        let log = Log::open(dir.path(), &name, needed.map(at), 100).expect("it opens");
+        (log.start(), log.end())
+    };
+    assert_eq!(reopened(Some(620)), (at(500), at(700)), "also what lies before it");
+    assert_eq!(reopened(Some(300)), (at(300), at(300)), "nothing behind that is left");
+    assert_eq!(reopened(None), (at(800), at(1000)));
 }
 
 #[test]
 fn a_disk_that_stands_still_costs_the_log_and_never_the_stream() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut stretch = stretch(0, 1 << 20);
-    stretch.begin_log(dir.path(), 1 << 20, false);
+    stretch.begin_log(dir.path(), 1 << 20);
     let mut appended: u64 = 0;
     while stretch.append(&mut BytesMut::zeroed(1 << 20)) {
         appended += 1 << 20;
