@@ -5,7 +5,7 @@ mod support;
 use rbuddy_core::control::relay::{RelayOrders, RelayView, SessionState, Start, UpstreamState};
 use rbuddy_core::replication::history::Place;
 use rbuddy_core::replication::psync::{HoldReason, Permit};
-use rbuddy_core::types::{DatasetId, NodeAddress};
+use rbuddy_core::types::NodeAddress;
 use support::{Relay, Server, config, eventually};
 
 fn orders(start: Start, permits: &[(&Server, Permit)]) -> RelayOrders {
@@ -22,23 +22,6 @@ fn state<'a>(view: &'a RelayView, address: &NodeAddress) -> Option<&'a SessionSt
 
 fn is_streaming(view: &RelayView, address: &NodeAddress) -> bool {
     matches!(state(view, address), Some(SessionState::Streaming { .. }))
-}
-
-/// The replica may be filled, as the process that it is now.
-async fn permit_seed(orders: &mut RelayOrders, replica: &Server, dataset: DatasetId) {
-    orders.permits.insert(replica.address(), Permit::Seed(dataset));
-    orders.judged.insert(replica.address(), replica.info().await.run_id.expect("it has one"));
-}
-
-async fn seed(relay: &Relay, replica: &Server, dataset: DatasetId) {
-    let mut next = relay.orders.borrow().clone();
-    permit_seed(&mut next, replica, dataset).await;
-    relay.order(|orders| (orders.permits, orders.judged) = (next.permits, next.judged));
-}
-
-async fn snapshot(relay: &mut Relay) -> DatasetId {
-    let view = relay.until("a snapshot is ready", |view| view.ready_snapshot().is_some()).await;
-    view.ready_snapshot().map(|snapshot| snapshot.dataset).expect("just seen")
 }
 
 #[tokio::test]
@@ -73,13 +56,13 @@ async fn a_fresh_replica_gets_the_whole_dataset_through_the_relay() {
         let dir = tempfile::tempdir().expect("a folder");
         let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(Start::Fresh, &[(&replica, Permit::Hold)])).await;
         replica.follow(relay.port).await;
-        let dataset = snapshot(&mut relay).await;
+        let dataset = relay.snapshot().await;
         let held = |view: &RelayView| state(view, &replica.address()) == Some(&SessionState::Held(HoldReason::NotPermitted));
         relay.until("the replica is held", held).await;
         primary.fill("while held:", 1000).await;
 
         relay.order(|orders| orders.required.extend([replica.address()]));
-        seed(&relay, &replica, dataset).await;
+        relay.seed(&replica, dataset).await;
         let follows = |view: &RelayView| matches!(state(view, &replica.address()), Some(SessionState::Streaming { seeded: Some(seeded), .. }) if *seeded == dataset);
         relay.until("the replica follows", follows).await;
         replica.equals(&primary).await;
@@ -145,7 +128,7 @@ async fn a_new_dataset_goes_to_the_standby_while_the_active_keeps_the_old_one() 
         orders.permits.insert(active.address(), Permit::Keep);
     });
     let old_digest = primary.digest().await;
-    let old = snapshot(&mut relay).await;
+    let old = relay.snapshot().await;
 
     primary.kill();
     relay.until("the loss is noticed", |view| view.upstream.down_since.is_some()).await;
@@ -158,7 +141,7 @@ async fn a_new_dataset_goes_to_the_standby_while_the_active_keeps_the_old_one() 
     relay.until("the active has all of the old history and is held", at_end).await;
     primary.fill("new:", 3000).await;
 
-    seed(&relay, &standby, new).await;
+    relay.seed(&standby, new).await;
     standby.equals(&primary).await;
     assert_eq!(active.digest().await, old_digest, "the active still serves the old dataset, whole");
     assert_eq!(primary.info().await.sync_full, Some(1), "one full resync for the new dataset");
@@ -172,14 +155,15 @@ async fn a_restarted_relay_goes_on_from_disk() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(Start::Fresh, &[(&replica, Permit::Auto)])).await;
     replica.follow(relay.port).await;
-    let dataset = snapshot(&mut relay).await;
+    let dataset = relay.snapshot().await;
     primary.fill("behind the snapshot:", 1000).await;
     replica.equals(&primary).await;
     relay.stop().await;
     primary.fill("meanwhile:", 1000).await;
 
     let mut start = orders(Start::Resume, &[(&replica, Permit::Keep)]);
-    permit_seed(&mut start, &second, dataset).await;
+    start.permits.insert(second.address(), Permit::Seed(dataset));
+    start.judged.insert(second.address(), second.info().await.run_id.expect("it has one"));
     let mut relay = Relay::start(config(&primary, &[&replica, &second], dir.path()), RelayOrders::default()).await;
     let view = relay.until("there is something to go on from", |view| view.resumable.is_some()).await;
     let (resumed, end) = view.resumable.expect("just seen");
@@ -203,7 +187,7 @@ async fn a_log_that_was_yet_to_be_cut_back_is_cut_back_after_a_restart() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(Start::Fresh, &[(&replica, Permit::Auto)])).await;
     replica.follow(relay.port).await;
-    let dataset = snapshot(&mut relay).await;
+    let dataset = relay.snapshot().await;
     primary.fill("behind the snapshot:", 1000).await;
     replica.equals(&primary).await;
     relay.stop().await;
@@ -230,39 +214,6 @@ async fn a_log_that_was_yet_to_be_cut_back_is_cut_back_after_a_restart() {
     relay.stop().await;
 }
 
-#[tokio::test]
-async fn a_snapshot_is_taken_over_a_second_connection_while_the_stream_flows() {
-    let (primary, replica, second) = (Server::start(&[]).await, Server::start(&[]).await, Server::start(&[]).await);
-    primary.fill("key:", 5000).await;
-    replica.follow(primary.port).await;
-    replica.equals(&primary).await;
-    let position = replica.info().await.position().expect("a replica has one");
-    let dir = tempfile::tempdir().expect("a folder");
-    let start = Start::At(Place::new(position));
-    let permits = [(&replica, Permit::Keep), (&second, Permit::Hold)];
-    let mut relay = Relay::start(config(&primary, &[&replica, &second], dir.path()), orders(start, &permits)).await;
-    replica.follow(relay.port).await;
-    second.follow(relay.port).await;
-    relay.until("the replica streams", |view| is_streaming(view, &replica.address())).await;
-    assert_eq!(relay.view.borrow().snapshot, None);
-
-    relay.order(|orders| orders.snapshot_request = Some(1));
-    primary.fill("during:", 5000).await;
-    let view = relay.until("the request is answered", |view| view.snapshot_request_done == Some(1)).await;
-    assert_eq!(view.snapshot_request_error, None);
-    let dataset = snapshot(&mut relay).await;
-    // More than memory keeps: the stream behind the snapshot comes from disk.
-    for round in 0..3 {
-        primary.fill(&format!("far more than the backlog {round}:"), 20_000).await;
-    }
-    seed(&relay, &second, dataset).await;
-    second.equals(&primary).await;
-    replica.equals(&primary).await;
-    let view = relay.view.borrow().clone();
-    assert_eq!((view.upstream.full_resyncs, view.upstream.partial_resyncs), (0, 1), "the main connection stayed");
-    relay.stop().await;
-}
-
 /// P3: whoever gave the permit may have heard nothing of the replica since.
 #[tokio::test]
 async fn what_was_started_at_a_replicas_address_is_not_filled_before_it_was_judged() {
@@ -271,7 +222,7 @@ async fn what_was_started_at_a_replicas_address_is_not_filled_before_it_was_judg
     let judged = replica.info().await.run_id.expect("it has one");
     let dir = tempfile::tempdir().expect("a folder");
     let mut relay = Relay::start(config(&primary, &[&replica], dir.path()), orders(Start::Fresh, &[(&replica, Permit::Hold)])).await;
-    let dataset = snapshot(&mut relay).await;
+    let dataset = relay.snapshot().await;
     let address = replica.address();
     let held = |view: &RelayView| state(view, &address) == Some(&SessionState::Held(HoldReason::AnotherProcess));
     relay.order(|orders| orders.permits.extend([(address.clone(), Permit::Seed(dataset))]));
@@ -291,44 +242,5 @@ async fn what_was_started_at_a_replicas_address_is_not_filled_before_it_was_judg
         orders.judged.insert(address.clone(), now);
     });
     replica.equals(&primary).await;
-    relay.stop().await;
-}
-
-#[tokio::test]
-async fn a_snapshot_is_taken_from_a_replica_and_the_primary_does_not_fork() {
-    let (primary, replica, second) = (Server::start(&[]).await, Server::start(&[]).await, Server::start(&[]).await);
-    // Two databases: what a replica's snapshot tells of the selected one must fit the primary's stream.
-    primary.command(&["EVAL", "redis.call('SELECT', 5) redis.call('SET', 'in five', 'x') return 1", "0"]).await;
-    primary.fill("key:", 5000).await;
-    replica.follow(primary.port).await;
-    replica.equals(&primary).await;
-    let position = replica.info().await.position().expect("a replica has one");
-    let dir = tempfile::tempdir().expect("a folder");
-    let start = Start::At(Place::new(position));
-    let permits = [(&replica, Permit::Keep), (&second, Permit::Hold)];
-    let mut relay = Relay::start(config(&primary, &[&replica, &second], dir.path()), orders(start, &permits)).await;
-    replica.follow(relay.port).await;
-    second.follow(relay.port).await;
-    relay.until("the replica streams", |view| is_streaming(view, &replica.address())).await;
-    let full_before = primary.info().await.sync_full;
-
-    relay.order(|orders| (orders.snapshot_request, orders.snapshot_source) = (Some(1), Some(replica.address())));
-    primary.command(&["EVAL", "redis.call('SELECT', 5) redis.call('SET', 'in five', 'y') return 1", "0"]).await;
-    primary.fill("during:", 5000).await;
-    let view = relay.until("the request is answered", |view| view.snapshot_request_done == Some(1)).await;
-    assert_eq!(view.snapshot_request_error, None);
-    let dataset = snapshot(&mut relay).await;
-    seed(&relay, &second, dataset).await;
-    second.equals(&primary).await;
-    assert_eq!((primary.info().await.sync_full, replica.info().await.sync_full), (full_before, Some(1)));
-
-    // One that cannot give it is no obstacle.
-    replica.signal("STOP");
-    relay.order(|orders| orders.discard_snapshot = Some(dataset));
-    relay.until("the first one is gone", |view| view.snapshot.is_none()).await;
-    relay.order(|orders| (orders.snapshot_request, orders.discard_snapshot) = (Some(2), None));
-    relay.until("the primary gave it", |view| view.snapshot_request_done == Some(2) && view.ready_snapshot().is_some()).await;
-    assert_eq!(primary.info().await.sync_full, full_before.map(|before| before + 1));
-    replica.signal("CONT");
     relay.stop().await;
 }

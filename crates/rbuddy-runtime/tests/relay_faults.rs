@@ -236,20 +236,12 @@ async fn refusals_and_broken_snapshots_leave_the_old_history_as_it_was() {
     relay.stop().await;
 }
 
-/// What a server without keys gives to a replica.
-async fn empty_snapshot() -> Vec<u8> {
-    let server = Server::start(&[]).await;
-    server.command(&["SAVE"]).await;
-    let config: Vec<String> = redis::from_redis_value(server.command(&["CONFIG", "GET", "dir"]).await).expect("two texts");
-    std::fs::read(std::path::Path::new(&config[1]).join("dump.rdb")).expect("an RDB")
-}
-
 #[tokio::test]
 async fn a_replica_at_the_last_whole_command_of_a_history_that_ended_within_the_next_one_gets_the_new_dataset() {
     let (replica, dir) = (Server::start(&[]).await, tempfile::tempdir().expect("a folder"));
     let (listener, settings) = scripted::primary(&replica, dir.path()).await;
     let (old, new) = ("a".repeat(40), "b".repeat(40));
-    let rdb = empty_snapshot().await;
+    let rdb = scripted::empty_snapshot().await;
     let full = |id: &str, offset: u64| [format!("+FULLRESYNC {id} {offset}\r\n${}\r\n", rdb.len()).into_bytes(), rdb.clone()].concat();
     let mut relay = Relay::start(settings, orders(Start::Fresh, &replica.address(), Permit::Auto)).await;
     replica.follow(relay.port).await;
@@ -297,7 +289,7 @@ async fn the_primary_is_not_kept_waiting_for_the_ack_that_starts_the_stream() {
     let (mut stream, _) = next_psync(&listener).await;
     let mark = "e".repeat(40);
     let head = format!("+FULLRESYNC {} 1000\r\n$EOF:{mark}\r\n", "a".repeat(40));
-    stream.write_all(&[head.as_bytes(), &empty_snapshot().await, mark.as_bytes()].concat()).await.expect("sent");
+    stream.write_all(&[head.as_bytes(), &scripted::empty_snapshot().await, mark.as_bytes()].concat()).await.expect("sent");
     let (mut heard, mut first) = (Vec::new(), None);
     let ack: &[u8] = b"REPLCONF\r\n$3\r\nACK\r\n$1\r\n0\r\n";
     while heard.windows(ack.len()).filter(|window| *window == ack).count() < 6 {

@@ -7,6 +7,7 @@ use rbuddy_core::replication::history::Place;
 use rbuddy_core::replication::prospect::Gap;
 use rbuddy_core::replication::psync::{FullResyncReason, HoldReason, Permit};
 use rbuddy_core::types::{NodeAddress, Position};
+use std::time::{Duration, Instant};
 use support::{Relay, Server, config, eventually};
 
 fn orders(start: Start, replicas: &[&Server], permit: Permit) -> RelayOrders {
@@ -261,6 +262,12 @@ async fn wait_on_the_primary_means_what_the_policy_says() {
         assert_eq!(primary.written_and_waited_for(700).await, expected, "{policy:?} while the replica stands still");
         replica.signal("CONT");
         assert_eq!(primary.written_and_waited_for(10_000).await, 1, "{policy:?}");
+        // The primary asks, and does not wait for the ACK of the next second, which would be that of the one before each time.
+        let begun = Instant::now();
+        for _ in 0..40 {
+            assert_eq!(primary.written_and_waited_for(10_000).await, 1, "{policy:?}");
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{policy:?}: 40 times WAIT took {:?}", begun.elapsed());
         // Held, it is not required any more: what was said last is repeated, and nothing that came since is claimed.
         if policy == AckPolicy::Replicated {
             relay.order(|orders| orders.permits.extend([(replica.address(), Permit::Hold)]));

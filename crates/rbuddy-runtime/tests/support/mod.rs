@@ -7,7 +7,8 @@ pub(crate) mod scripted;
 
 use rbuddy_core::control::relay::{RelayOrders, RelayView};
 use rbuddy_core::info::ServerInfo;
-use rbuddy_core::types::NodeAddress;
+use rbuddy_core::replication::psync::Permit;
+use rbuddy_core::types::{DatasetId, NodeAddress};
 use rbuddy_runtime::clock::Clock;
 use rbuddy_runtime::relay::{RelayConfig, RelayError, bind};
 use rbuddy_runtime::settings::{Endpoint, RelaySettings, Secret};
@@ -246,6 +247,21 @@ impl Relay {
             Ok(view) => view.expect("the relay runs").clone(),
             Err(_) => panic!("not within {PATIENCE:?}: {what}; last seen {:#?}", *self.view.borrow()),
         }
+    }
+
+    /// Until there is a complete snapshot.
+    pub(crate) async fn snapshot(&mut self) -> DatasetId {
+        let view = self.until("a snapshot is ready", |view| view.ready_snapshot().is_some()).await;
+        view.ready_snapshot().map(|snapshot| snapshot.dataset).expect("just seen")
+    }
+
+    /// The replica may be filled, as the process that it is now.
+    pub(crate) async fn seed(&self, replica: &Server, dataset: DatasetId) {
+        let (address, run_id) = (replica.address(), replica.info().await.run_id.expect("it has one"));
+        self.order(|orders| {
+            orders.judged.insert(address.clone(), run_id);
+            orders.permits.insert(address, Permit::Seed(dataset));
+        });
     }
 
     pub(crate) async fn stop(self) {

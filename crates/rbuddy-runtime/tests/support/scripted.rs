@@ -52,3 +52,11 @@ async fn psync_on(mut stream: TcpStream, info: &impl Fn() -> Option<String>) -> 
         }
     }
 }
+
+/// What a server without keys gives to a replica.
+pub(crate) async fn empty_snapshot() -> Vec<u8> {
+    let server = Server::start(&[]).await;
+    server.command(&["SAVE"]).await;
+    let config: Vec<String> = redis::from_redis_value(server.command(&["CONFIG", "GET", "dir"]).await).expect("two texts");
+    std::fs::read(Path::new(&config[1]).join("dump.rdb")).expect("an RDB")
+}
