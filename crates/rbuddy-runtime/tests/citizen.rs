@@ -32,7 +32,8 @@ impl Sentinel {
             dir.path().display(),
             primary.port
         );
-        std::fs::write(&file, text).expect("written");
+        let login = primary.password().map(|password| format!("sentinel auth-pass grp {password}\n")).unwrap_or_default();
+        std::fs::write(&file, text + &login).expect("written");
         let child = Command::new(binary).arg(&file).arg("--sentinel").stdout(Stdio::null()).spawn().expect("it starts");
         Sentinel { child, port, _dir: dir }
     }
@@ -115,9 +116,9 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     heard
 }
 
-async fn a_sentinel_watches(version: &str) {
+async fn a_sentinel_watches(version: &str, options: &[&str]) {
     let Some(binary) = fetched(version) else { return };
-    let (mut primary, replica) = (Server::of(&binary, &[]).await, Server::of(&binary, &[]).await);
+    let (mut primary, replica) = (Server::of(&binary, options).await, Server::of(&binary, options).await);
     primary.fill("key:", 100).await;
     replica.follow(primary.port).await;
     replica.equals(&primary).await;
@@ -128,6 +129,9 @@ async fn a_sentinel_watches(version: &str) {
     eventually("Sentinel sees replica", || async { sentinel.replica(replica.port).await.map(drop) }).await;
 
     let mut listener = TcpStream::connect(("127.0.0.1", relay.port)).await.expect("it listens");
+    if let Some(password) = primary.password() {
+        listener.write_all(format!("AUTH {password}\r\n").as_bytes()).await.expect("sent");
+    }
     listener.write_all(b"SUBSCRIBE __sentinel__:hello\r\n").await.expect("sent");
     let hello = format!("127.0.0.1,{},", sentinel.port);
     read_until(&mut listener, &hello).await;
@@ -161,27 +165,32 @@ async fn a_sentinel_watches(version: &str) {
 
 #[tokio::test]
 async fn a_redis_6_sentinel_sees_a_healthy_replica_and_leads_it_to_the_new_primary() {
-    a_sentinel_watches("redis-6.2").await;
+    a_sentinel_watches("redis-6.2", &[]).await;
 }
 
 #[tokio::test]
 async fn a_redis_7_sentinel_sees_a_healthy_replica_and_leads_it_to_the_new_primary() {
-    a_sentinel_watches("redis-7.0").await;
+    a_sentinel_watches("redis-7.0", &[]).await;
 }
 
 #[tokio::test]
 async fn a_valkey_9_sentinel_sees_a_healthy_replica_and_leads_it_to_the_new_primary() {
-    a_sentinel_watches("valkey-9.1").await;
+    a_sentinel_watches("valkey-9.1", &[]).await;
+}
+
+#[tokio::test]
+async fn a_sentinel_sees_and_leads_it_where_everybody_has_a_password() {
+    a_sentinel_watches("redis-7.0", PASSWORDS).await;
 }
 
 /// A primary that fails over takes its role back, and one that fails over to a real replica does not lose the relay.
-async fn a_primary_fails_over(version: &str) {
+async fn a_primary_fails_over(version: &str, options: &[&str]) {
     let Some(binary) = fetched(version) else { return };
-    let (primary, replica) = (Server::of(&binary, &[]).await, Server::of(&binary, &[]).await);
+    let (primary, replica) = (Server::of(&binary, options).await, Server::of(&binary, options).await);
     primary.fill("key:", 100).await;
     let dir = tempfile::tempdir().expect("a folder");
     // The primary takes a replica for a target whose ACK says that it has everything: the relay's says so when its replicas do.
-    let reader = Server::of(&binary, &[]).await;
+    let reader = Server::of(&binary, options).await;
     let mut relay = relay(&primary, &[&reader], dir.path()).await;
     reader.follow(relay.port).await;
     reader.equals(&primary).await;
@@ -216,17 +225,22 @@ async fn writes(server: &Server) -> Result<(), String> {
 
 #[tokio::test]
 async fn redis_6_takes_its_role_back_when_it_fails_over_to_the_relay() {
-    a_primary_fails_over("redis-6.2").await;
+    a_primary_fails_over("redis-6.2", &[]).await;
 }
 
 #[tokio::test]
 async fn redis_7_takes_its_role_back_when_it_fails_over_to_the_relay() {
-    a_primary_fails_over("redis-7.0").await;
+    a_primary_fails_over("redis-7.0", &[]).await;
 }
 
 #[tokio::test]
 async fn valkey_9_takes_its_role_back_when_it_fails_over_to_the_relay() {
-    a_primary_fails_over("valkey-9.1").await;
+    a_primary_fails_over("valkey-9.1", &[]).await;
+}
+
+#[tokio::test]
+async fn a_primary_takes_its_role_back_where_everybody_has_a_password() {
+    a_primary_fails_over("redis-7.0", PASSWORDS).await;
 }
 
 #[tokio::test]
@@ -335,3 +349,5 @@ async fn a_relay_that_others_can_reach_has_a_password() {
 
 const DOWN_AFTER_MS: u64 = 2000;
 const FAILOVER_TIMEOUT_MS: u64 = 6000;
+/// What a group behind a password is set up with: everybody asks for it and says it.
+const PASSWORDS: &[&str] = &["--requirepass", "s3cret", "--masterauth", "s3cret"];

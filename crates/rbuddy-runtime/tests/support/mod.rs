@@ -52,6 +52,17 @@ impl Server {
         NodeAddress::new("127.0.0.1", self.port)
     }
 
+    /// What it was told to ask for, on the command line.
+    pub(crate) fn password(&self) -> Option<&str> {
+        let name = self.extra.iter().position(|text| text == "--requirepass")?;
+        self.extra.get(name + 1).map(String::as_str)
+    }
+
+    fn url(&self) -> String {
+        let login = self.password().map(|password| format!(":{password}@")).unwrap_or_default();
+        format!("redis://{login}127.0.0.1:{}", self.port)
+    }
+
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
@@ -74,7 +85,7 @@ impl Server {
     }
 
     pub(crate) async fn try_command(&self, words: &[&str]) -> Result<redis::Value, String> {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).map_err(|error| error.to_string())?;
+        let client = redis::Client::open(self.url()).map_err(|error| error.to_string())?;
         // The machine may be busy with other tests.
         let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE)).set_connection_timeout(Some(PATIENCE));
         let mut connection = client.get_multiplexed_async_connection_with_config(&patient).await.map_err(|error| error.to_string())?;
@@ -105,7 +116,7 @@ impl Server {
 
     /// Writes, and has `WAIT` count the replicas that have it. On one connection: `WAIT` is about what its own connection wrote.
     pub(crate) async fn written_and_waited_for(&self, patience_ms: u32) -> i64 {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).expect("an address");
+        let client = redis::Client::open(self.url()).expect("an address");
         let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
         let mut connection = client.get_multiplexed_async_connection_with_config(&patient).await.expect("it answers");
         let mut pipeline = redis::pipe();
@@ -185,7 +196,7 @@ pub(crate) struct Relay {
 }
 
 pub(crate) fn config(primary: &Server, replicas: &[&Server], dir: &std::path::Path) -> RelayConfig {
-    let endpoint = |server: &Server| Endpoint { address: server.address(), user: None, password: None };
+    let endpoint = |server: &Server| Endpoint { address: server.address(), user: None, password: server.password().and_then(password) };
     RelayConfig {
         group: "test".parse().expect("a name"),
         primary: endpoint(primary).into(),
