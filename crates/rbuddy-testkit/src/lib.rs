@@ -8,6 +8,7 @@
 mod config;
 pub mod contents;
 mod folder;
+mod hosts;
 mod process;
 mod readers;
 mod relay;
@@ -19,6 +20,7 @@ mod small_disk;
 mod world;
 
 pub use config::GroupConfig;
+pub use hosts::Hosts;
 pub use process::{CliOutput, Rbuddy, cli};
 pub use readers::{AllReaders, ReaderKind};
 pub use relay::{Relay, RelayOptions};

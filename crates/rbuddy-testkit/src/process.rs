@@ -1,6 +1,6 @@
 //! The `rbuddy` binary as a child process: started, asked, killed, started again. Its log goes to a file in the world's folder.
 
-use crate::report;
+use crate::{Hosts, report};
 use rbuddy_core::control::status::GroupStatus;
 use rbuddy_lab::server::{send_signal, tail};
 use rbuddy_lab::{LabError, WallClock, wait_until};
@@ -151,11 +151,20 @@ pub async fn cli(arguments: &[&str]) -> CliOutput {
 
 /// Starts `rbuddy ARGUMENTS`. What it says is appended to `log`.
 pub(crate) fn spawn(arguments: &[&str], log: &Path, clock: Option<&WallClock>) -> Child {
+    let mut command = Command::new(binary());
+    command.envs(clock.iter().flat_map(|clock| clock.environment()));
+    spawn_by(command, arguments, log)
+}
+
+/// The same where names lead where that file says.
+pub(crate) fn spawn_with_hosts(arguments: &[&str], log: &Path, hosts: &Hosts) -> Child {
+    spawn_by(hosts.command(&binary()), arguments, log)
+}
+
+fn spawn_by(mut command: Command, arguments: &[&str], log: &Path) -> Child {
     let log = OpenOptions::new().create(true).append(true).open(log).expect("open rbuddy's log");
     let errors = log.try_clone().expect("a second handle of the log");
-    let mut command = Command::new(binary());
     command.args(arguments).env("NO_COLOR", "1").kill_on_drop(true).stdin(Stdio::null()).stdout(log).stderr(errors);
-    command.envs(clock.iter().flat_map(|clock| clock.environment()));
     command.spawn().unwrap_or_else(|error| panic!("run {}: {error}", binary().display()))
 }
 

@@ -1,7 +1,7 @@
 //! The relay alone (`rbuddy relay`) as a child process: started, asked, frozen, killed, started again with the same folder. Its log goes to a file.
 
-use crate::SOON;
-use crate::process::{expect, spawn};
+use crate::process::{expect, spawn, spawn_with_hosts};
+use crate::{Hosts, SOON};
 use rbuddy_core::info::ServerInfo;
 use rbuddy_lab::resp::{Connection, Value};
 use rbuddy_lab::server::{send_signal, tail};
@@ -33,6 +33,7 @@ pub struct Relay {
     dir: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    hosts: Option<Hosts>,
 }
 
 impl Default for RelayOptions {
@@ -44,9 +45,14 @@ impl Default for RelayOptions {
 impl Relay {
     /// Starts one with a folder and a log in `place`, and waits until it answers.
     pub async fn start(upstream: String, place: &Path, options: RelayOptions) -> Relay {
+        Relay::start_with(upstream, place, options, None).await
+    }
+
+    /// The same, with a hosts file of its own.
+    pub async fn start_with(upstream: String, place: &Path, options: RelayOptions, hosts: Option<Hosts>) -> Relay {
         let port = expect(Port::reserve());
         let (dir, log) = (place.join("relay"), place.join("relay.log"));
-        let mut relay = Relay { upstream, options, port, dir, log, child: None };
+        let mut relay = Relay { upstream, options, port, dir, log, child: None, hosts };
         relay.launch().await;
         relay
     }
@@ -58,7 +64,11 @@ impl Relay {
         let RelayOptions { backlog, upstream_timeout, replica_timeout } = self.options;
         let arguments = ["relay", "--upstream", &self.upstream, "--listen", &listen, "--dir", &dir, "--backlog", backlog];
         let timeouts = ["--upstream-timeout", upstream_timeout, "--replica-timeout", replica_timeout];
-        self.child = Some(spawn(&[&arguments[..], &timeouts[..]].concat(), &self.log, None));
+        let arguments = [&arguments[..], &timeouts[..]].concat();
+        self.child = Some(match &self.hosts {
+            Some(hosts) => spawn_with_hosts(&arguments, &self.log, hosts),
+            None => spawn(&arguments, &self.log, None),
+        });
         let answers = wait_until("the relay to answer", SOON, async || {
             if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
                 panic!("the relay ended ({status}) instead of starting:\n{}", tail(&self.log, 40));
@@ -81,6 +91,11 @@ impl Relay {
     /// The opposite (SIGCONT).
     pub async fn thaw(&self) {
         self.signal("CONT").await;
+    }
+
+    /// Where names lead for it, if that is its own.
+    pub fn hosts(&self) -> &Hosts {
+        self.hosts.as_ref().expect("it was started with a hosts file")
     }
 
     /// Whether it was started and not killed.
