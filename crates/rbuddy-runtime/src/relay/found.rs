@@ -138,7 +138,7 @@ fn reopen_spool(room: &DiskRoom, saved: SavedSpool) -> Result<(Spool, StoredStre
 fn reopen_stream(room: &DiskRoom, saved: SavedStream, needed: Option<Offset>) -> Result<StoredStream, String> {
     let SavedStream { log, log_until, mut history, stands } = saved;
     let mut log = log.map(|name| Log::open(&room.dir, &name, needed, room.segment_bytes)).transpose().map_err(in_words)?;
-    let start = needed.or(log.as_ref().map(Log::start)).unwrap_or(history.end);
+    let start = needed.or(log.as_ref().filter(|log| log.bytes() > 0).map(Log::start)).ok_or("nothing of it reached the disk")?;
     match (&mut log, log_until) {
         (_, Some(until)) if until < start => return Err(format!("the primary went on at {until}, before its end")),
         (Some(log), Some(until)) => log.cut_back(until),
@@ -168,3 +168,6 @@ fn sweep(dir: &Path, needed: &[String]) -> Result<(), FileError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

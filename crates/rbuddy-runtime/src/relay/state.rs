@@ -77,7 +77,7 @@ pub(super) struct SavedStream {
 }
 
 impl SavedStream {
-    fn of(stretch: &Stretch, history: History, stands: BTreeMap<NodeAddress, Offset>) -> SavedStream {
+    pub(super) fn of(stretch: &Stretch, history: History, stands: BTreeMap<NodeAddress, Offset>) -> SavedStream {
         let is_to_be_cut = |log: &&Log| log.is_tail_stale() || history.end < log.end();
         let log_until = stretch.log().filter(is_to_be_cut).map(|log| history.end.min(log.end()));
         SavedStream { log: stretch.log().map(|log| log.name().to_owned()), log_until, history, stands }
