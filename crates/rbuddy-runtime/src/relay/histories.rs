@@ -1,6 +1,7 @@
 //! Which histories the relay keeps: the live one, the one whose end the primary is asked about, and those on which replicas stand.
 //!
-//! Promise: a history that somebody needs is not dropped. Not here: their bytes ([`super::stretch`]), what the primary answers ([`super::inquiry`]).
+//! Promise: while there are few, a history that somebody needs is not dropped; where there are more than memory is to hold, those go first on which nobody
+//! stands. (A replica whose history was dropped keeps its data, and is held.) Not here: their bytes ([`super::stretch`]), what the primary answers ([`super::inquiry`]).
 
 use super::hub::Inner;
 use super::stretch::{Stretch, StretchKey};
@@ -84,10 +85,10 @@ impl Inner {
             is_kept
         });
         while self.stretches.len() > HISTORIES_MAX {
-            let Some(oldest) = self.stretches.iter().position(|stretch| !stretch.history.live && candidate != Some(stretch.key)) else {
-                break;
-            };
-            self.stretches.remove(oldest).end_log();
+            let may_go = |stretch: &&Stretch| !stretch.history.live && candidate != Some(stretch.key);
+            let oldest = self.stretches.iter().filter(may_go).min_by_key(|stretch| (stood_on.contains(&stretch.key), stretch.key));
+            let Some(oldest) = oldest.map(|stretch| stretch.key) else { break };
+            self.abandon_history(oldest);
         }
         self.mark_logs();
     }

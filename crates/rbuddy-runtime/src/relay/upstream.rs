@@ -175,7 +175,9 @@ impl Upstream {
         if now_named != at.replid {
             info!(group = %hub.config.group, from = at.replid.short(), to = now_named.short(), offset = %at.offset, "the primary's history has a new id");
             if let Err(error) = hub.save_renamed(key, &history).await {
-                warn!(group = %hub.config.group, %error, "state of the relay not written");
+                warn!(group = %hub.config.group, %error, "state of the relay not written: what the disk has of the stream is given up");
+                // It would be taken for the former id's by the next run.
+                hub.update(|inner| inner.disk_failed(key, &error.to_string()));
             }
         }
         if history.end < had {
