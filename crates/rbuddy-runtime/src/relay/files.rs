@@ -60,6 +60,12 @@ impl StoredFile {
         Ok(StoredFile { path, file, is_kept: AtomicBool::new(true) })
     }
 
+    /// The same file once more, for who writes nothing and removes nothing.
+    pub(super) fn again(&self) -> Result<StoredFile, FileError> {
+        let file = self.file.try_clone().map_err(FileError::at("open", &self.path))?;
+        Ok(StoredFile { path: self.path.clone(), file, is_kept: AtomicBool::new(true) })
+    }
+
     /// Whether it outlives its last holder.
     pub(super) fn keep(&self, keep: bool) {
         self.is_kept.store(keep, Ordering::Relaxed);

@@ -211,15 +211,15 @@ async fn take_from(hub: &Arc<Hub>, server: &Endpoint, key: StretchKey, replid: R
 /// From its announcement on the stream behind it is kept: by the time it is whole, memory may have lost the first bytes of that.
 async fn store(hub: &Arc<Hub>, link: &mut Link, key: StretchKey, position: Position) -> Result<(), LinkError> {
     let dataset = DatasetId(position);
-    let (snapshot, facts) = match spool::receive(hub, link, key, dataset, OnDiskError::Stop).await? {
-        Received::Whole(snapshot, facts) => (snapshot, facts),
+    let (snapshot, facts, syncing) = match spool::receive(hub, link, key, dataset, OnDiskError::Stop).await? {
+        Received::Whole(snapshot, facts, syncing) => (snapshot, facts, syncing),
         Received::NotStored(error) => return Err(error.into()),
     };
     // The primary had more than had reached us over the main connection: that is on its way.
     let mut course = hub.subscribe(key).ok_or(LinkError::HistoryEnded)?;
     let reached = tokio::time::timeout(REACH_PATIENCE, course.wait_for(|course| course.end >= position.offset)).await;
     reached.map_err(|_| LinkError::NotReached)?.map_err(|_| LinkError::HistoryEnded)?;
-    spool::install(hub, key, Spool { dataset, facts, snapshot })
+    spool::install(hub, key, Spool { dataset, facts, snapshot }, syncing)
 }
 
 async fn until_ended(hub: &Hub, key: StretchKey) {

@@ -1,11 +1,11 @@
-//! Receives a snapshot: payload from a link to a file, checked on the way, offered as soon as it is complete. It is fsynced behind that: until it is on
-//! disk, `relay.json` does not name it.
+//! Receives a snapshot: payload from a link to a file, checked on the way, offered as soon as it is complete. The disk may take it in its own time behind
+//! that: until it has, `relay.json` does not name it; and if it cannot, the snapshot is given up.
 //!
 //! While bytes arrive and while the disk is slow the primary is sent a newline a second: it would cut a replica that is silent for `repl-timeout` (protocol
 //! fact 11.10). Not here: when a snapshot is wanted, and what becomes of it.
 
 use super::files::{FileError, Spool, StoredFile, free_bytes, new_name};
-use super::hub::{Hub, Progress};
+use super::hub::{Arrival, Hub, Progress};
 use super::link::{Link, LinkError};
 use super::rest::Load;
 use super::state::SNAPSHOT_PREFIX;
@@ -35,11 +35,14 @@ pub(super) enum OnDiskError {
 /// A payload that was read to its end.
 #[derive(Debug)]
 pub(super) enum Received {
-    /// Checked, and in this file.
-    Whole(StoredFile, RdbFacts),
+    /// Checked, and in this file, which the disk is still taking.
+    Whole(StoredFile, RdbFacts, Syncing),
     /// Not kept.
     NotStored(FileError),
 }
+
+/// The disk takes what was written, in the background; all that is left to take is told at the end.
+type Syncing = JoinHandle<Result<(), FileError>>;
 
 /// A payload in the middle of its reception.
 struct Reception<'a> {
@@ -49,7 +52,7 @@ struct Reception<'a> {
     signs_of_life: Interval,
     /// To the thread that writes. `None` once that gave up.
     pieces: Option<mpsc::Sender<Bytes>>,
-    writer: JoinHandle<Result<(StoredFile, RdbFacts), LinkError>>,
+    writer: JoinHandle<Result<(StoredFile, RdbFacts, Syncing), LinkError>>,
 }
 
 /// Receives what follows a `+FULLRESYNC` for `dataset`. What is whole is checked, and need not be on the disk itself yet.
@@ -92,7 +95,7 @@ impl Reception<'_> {
         };
         let written = written.map_err(|join| LinkError::Broken(std::io::Error::other(join)));
         match (taken, written?) {
-            (Ok(()), Ok((file, facts))) => Ok(Received::Whole(file, facts)),
+            (Ok(()), Ok((file, facts, syncing))) => Ok(Received::Whole(file, facts, syncing)),
             (Ok(()), Err(LinkError::Disk(error))) if on_disk_error == OnDiskError::ReadOn => Ok(Received::NotStored(error)),
             (Ok(()), Err(error)) => Err(error),
             // A disk that fails may make the reception fail too; the disk is the cause then, and what the link says is not.
@@ -172,34 +175,32 @@ fn shared(input: &Bytes, piece: &[u8]) -> Bytes {
 /// The writing thread. Dropping the file on an error removes it.
 ///
 /// Another one has the disk take what was written so far, over and over: all of it at the end would keep the disk busy just when replicas store their copies.
+/// It is not waited for: meanwhile nobody would read the stream that follows, and no replica would be given anything.
 fn write(
     path: PathBuf,
     mut pieces: mpsc::Receiver<Bytes>,
     dataset: DatasetId,
     progress: &Progress,
-) -> Result<(StoredFile, RdbFacts), LinkError> {
+) -> Result<(StoredFile, RdbFacts, Syncing), LinkError> {
     let file = StoredFile::create(path)?;
     let mut check = RdbCheck::new();
     let (mut written, mut synced) = (0, 0);
-    std::thread::scope(|scope| -> Result<(), LinkError> {
-        let (due, dues) = std::sync::mpsc::sync_channel(1);
-        let syncing = scope.spawn(|| dues.into_iter().try_for_each(|()| file.sync()));
-        while let Some(piece) = pieces.blocking_recv() {
-            file.write_at(&piece, written)?;
-            check.feed(&piece);
-            written += piece.len() as u64;
-            if let Some(version) = check.version() {
-                progress.rdb.get_or_init(|| version);
-            }
-            // One that is still at it takes this along the next time. One that gave up has the error.
-            if written - synced >= SYNC_EVERY_BYTES && due.try_send(()).is_ok() {
-                synced = written;
-            }
+    let (due, dues) = std::sync::mpsc::sync_channel(1);
+    let same_file = file.again()?;
+    let syncing = tokio::task::spawn_blocking(move || dues.into_iter().try_for_each(|()| same_file.sync()));
+    while let Some(piece) = pieces.blocking_recv() {
+        file.write_at(&piece, written)?;
+        check.feed(&piece);
+        written += piece.len() as u64;
+        if let Some(version) = check.version() {
+            progress.rdb.get_or_init(|| version);
         }
-        drop(due);
-        Ok(syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
-    })?;
-    Ok((file, check.finish(dataset.0)?))
+        // One that is still at it takes this along the next time. One that gave up has the error.
+        if written - synced >= SYNC_EVERY_BYTES && due.try_send(()).is_ok() {
+            synced = written;
+        }
+    }
+    Ok((file, check.finish(dataset.0)?, syncing))
 }
 
 /// Tells that a snapshot is on its way. From now on the stream behind it is kept.
@@ -225,9 +226,9 @@ pub(super) fn failed(hub: &Hub, dataset: DatasetId, error: &LinkError) {
 /// The snapshot that begins this history is offered to all; or it could not be stored, and the history goes on without until there is room for another.
 pub(super) fn begin_with(hub: &Arc<Hub>, key: StretchKey, dataset: DatasetId, received: Received) -> Result<(), LinkError> {
     match received {
-        Received::Whole(snapshot, facts) => {
+        Received::Whole(snapshot, facts, syncing) => {
             tracing::info!(group = %hub.config.group, %dataset, bytes = facts.bytes, rdb = %facts.version, checksum = ?facts.checksum, "snapshot ready");
-            install(hub, key, Spool { dataset, facts, snapshot })
+            install(hub, key, Spool { dataset, facts, snapshot }, syncing)
         }
         Received::NotStored(error) => {
             tracing::warn!(group = %hub.config.group, %dataset, %error, "snapshot not stored: the stream goes on without it");
@@ -239,7 +240,7 @@ pub(super) fn begin_with(hub: &Arc<Hub>, key: StretchKey, dataset: DatasetId, re
 }
 
 /// Makes a received snapshot the one that is offered. It reaches the disk behind that.
-pub(super) fn install(hub: &Arc<Hub>, key: StretchKey, spool: Spool) -> Result<(), LinkError> {
+pub(super) fn install(hub: &Arc<Hub>, key: StretchKey, spool: Spool, syncing: Syncing) -> Result<(), LinkError> {
     let spool = Arc::new(spool);
     hub.update(|inner| {
         if inner.live().is_none_or(|live| live.key != key) {
@@ -260,22 +261,36 @@ pub(super) fn install(hub: &Arc<Hub>, key: StretchKey, spool: Spool) -> Result<(
         inner.prune();
         Ok(())
     })?;
-    hub.tasks.spawn(settle(Arc::clone(hub), key, spool));
+    hub.tasks.spawn(settle(Arc::clone(hub), key, spool, syncing));
     Ok(())
 }
 
-/// Has it survive the process. It is of use without that, so a failure is told and no more.
-async fn settle(hub: Arc<Hub>, key: StretchKey, spool: Arc<Spool>) {
-    let syncing = Arc::clone(&spool);
-    let synced = tokio::task::spawn_blocking(move || syncing.snapshot.sync()).await;
-    let synced = synced.unwrap_or_else(|join| Err(FileError::at("fsync", &hub.config.dir)(std::io::Error::other(join))));
-    let named = match synced {
-        Ok(()) => hub.name_spool(key, &spool).await,
-        Err(error) => Err(error),
+/// Has it survive the process, once the disk has it. What the disk could not take may be lost at any moment, though it can still be read now.
+async fn settle(hub: Arc<Hub>, key: StretchKey, spool: Arc<Spool>, syncing: Syncing) {
+    let is_broken = |join| FileError::at("fsync", &hub.config.dir)(std::io::Error::other(join));
+    let rest = Arc::clone(&spool);
+    let synced = match syncing.await.map_err(is_broken) {
+        Ok(Ok(())) => tokio::task::spawn_blocking(move || rest.snapshot.sync()).await.map_err(is_broken).and_then(|synced| synced),
+        Ok(Err(error)) | Err(error) => Err(error),
     };
-    if let Err(error) = named {
+    if let Err(error) = synced {
+        tracing::warn!(group = %hub.config.group, dataset = %spool.dataset, %error, "snapshot removed: the disk did not take it");
+        return give_up(&hub, key, &spool, error.to_string()).await;
+    }
+    if let Err(error) = hub.name_spool(key, &spool).await {
         tracing::warn!(group = %hub.config.group, dataset = %spool.dataset, %error, "a restart will not find this snapshot");
     }
+}
+
+/// The snapshot is lost, if it is the one that is offered.
+async fn give_up(hub: &Hub, key: StretchKey, spool: &Arc<Spool>, reason: String) {
+    hub.update(|inner| {
+        let is_offered = inner.spool.take_if(|(_, offered)| Arc::ptr_eq(offered, spool)).is_some();
+        if is_offered && inner.arrival.is_none() {
+            inner.arrival = Some(Arrival { failed: Some(reason), ..Arrival::new(key, spool.dataset) });
+        }
+    });
+    hub.unname(spool).await;
 }
 
 /// Gives up the snapshot of this dataset, if it is the one that is offered. Sessions that still send it hold its file until they are through.
