@@ -120,6 +120,13 @@ pub struct UpstreamView {
     pub last_byte_at: Option<Time>,
 }
 
+impl UpstreamView {
+    /// Whether the primary has given anything since start: what is kept from before may be of another history than its own.
+    pub fn has_answered(&self) -> bool {
+        self.partial_resyncs + self.full_resyncs > 0
+    }
+}
+
 /// A `+FULLRESYNC` of the primary: both sides' numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FullResync {

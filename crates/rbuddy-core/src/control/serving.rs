@@ -1,9 +1,11 @@
 //! Which replicas serve, and whether that is enough: the actives' health, and the *shortage* that everything else begins with.
 
 use super::controller::Controller;
+use super::relay::UpstreamState;
 use super::settings::{Consistency, StandbyMode};
 use super::state::{ReplicaRecord, Role};
 use crate::info::Role as ServerRole;
+use crate::replication::history::{History, KnownId};
 use crate::types::{NodeAddress, Offset, Time};
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -124,11 +126,18 @@ impl Controller {
     /// The ids of a history that serves, or is about to, are the group's own from here on (P3), as is a new id of one that was the group's before. Also
     /// while an operator has paused it: after a restart they say which of two replicas has the newer data.
     pub(super) fn record_ids(&mut self, now: Time) {
-        if let Some(live) = self.world.relay.live().filter(|live| live.ids().iter().any(|id| !self.state.knows(id.replid)))
+        if let Some(live) =
+            self.world.relay.live().filter(|live| live.ids().iter().any(|id| !self.state.knows(id.replid)) || self.is_back(live))
             && (live.ids().iter().any(|id| self.state.knows(id.replid)) || !self.fitting(now).is_empty() || !self.seeds.is_empty())
         {
             let ids = live.ids().to_vec();
             self.state.record(&ids);
         }
+    }
+
+    /// The primary goes on under an id that it had before: it is one that had been left.
+    fn is_back(&self, live: &History) -> bool {
+        let is_earlier = |known: &KnownId| known.replid == live.replid() && known.until.is_some();
+        self.world.relay.upstream.state == UpstreamState::Streaming && self.state.ids.iter().any(is_earlier)
     }
 }

@@ -42,7 +42,7 @@ impl Controller {
     }
 
     fn is_before_the_first_byte(&self) -> bool {
-        self.world.relay.upstream.partial_resyncs + self.world.relay.upstream.full_resyncs == 0
+        !self.world.relay.upstream.has_answered()
     }
 
     /// Nothing has come from the primary yet, and an active that was not seen since may be where that one can go on.

@@ -8,6 +8,7 @@ use rbuddy_core::control::relay::{AckPolicy, SessionState, SessionView, fed};
 use rbuddy_core::replication::history::Standing;
 use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position, ServerVersion, Time};
 use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,40 @@ pub(super) struct Session {
     pub(super) view: SessionView,
     /// The history that it follows, and the last byte of it that was given to its socket.
     pub(super) follows: Option<(StretchKey, Offset)>,
-    replaced: CancellationToken,
+    pub(super) dismissal: Dismissal,
+}
+
+/// Word to a session, from outside, that it is over.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Dismissal {
+    token: CancellationToken,
+    why: Arc<OnceLock<Why>>,
+}
+
+/// Why it is.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+pub(super) enum Why {
+    #[error("the replica came again on another connection")]
+    Replaced,
+    #[error("the primary that is followed now never had what it was sent")]
+    CutBack,
+}
+
+impl Dismissal {
+    pub(super) fn send(&self, why: Why) {
+        self.why.get_or_init(|| why);
+        self.token.cancel();
+    }
+
+    pub(super) fn why(&self) -> Option<Why> {
+        self.why.get().copied()
+    }
+
+    /// Ready once it was sent.
+    pub(super) async fn sent(&self) -> Why {
+        self.token.cancelled().await;
+        self.why().unwrap_or(Why::Replaced)
+    }
 }
 
 impl Session {
@@ -29,7 +63,7 @@ impl Session {
 
 impl Hub {
     /// A replica said PSYNC. One that is already connected under this address is sent away: a replica has one connection, the newest.
-    pub(super) fn admit(&self, address: &NodeAddress, view: SessionView, replaced: CancellationToken) -> u64 {
+    pub(super) fn admit(&self, address: &NodeAddress, view: SessionView, dismissal: Dismissal) -> u64 {
         let at = self.now();
         self.update(|inner| {
             inner.sessions_given += 1;
@@ -40,9 +74,9 @@ impl Hub {
                 inner.versions.insert(address.clone(), version);
             }
             if let Some(older) = inner.end_session(address, at, "the replica came again on another connection".to_owned()) {
-                older.replaced.cancel();
+                older.dismissal.send(Why::Replaced);
             }
-            inner.sessions.insert(address.clone(), Session { serial, view, follows: None, replaced });
+            inner.sessions.insert(address.clone(), Session { serial, view, follows: None, dismissal });
             serial
         })
     }
@@ -127,7 +161,8 @@ impl Inner {
     /// has what it had; one that gets a snapshot has nothing of it yet.
     fn stand_of_all(&self, key: StretchKey, now: Time, is_counted: impl Fn(&NodeAddress) -> bool) -> Option<Offset> {
         let history = &self.stretch(key)?.history;
-        let connected = self.sessions.iter().filter_map(|(address, session)| {
+        let connected = self.sessions.iter().filter(|(_, session)| session.dismissal.why().is_none());
+        let connected = connected.filter_map(|(address, session)| {
             let has = match session.view.state {
                 SessionState::Streaming { acked, .. } => Some(acked).filter(|_| session.is_on(key)),
                 SessionState::Held(_) => {

@@ -51,16 +51,30 @@ impl Left {
         self.spool.as_ref().map(|(spool, stream)| (spool.dataset, stream.history.end_position()))
     }
 
-    /// The one that has what comes before or behind this place; with the snapshot, if there is one.
+    /// The one that has what comes behind this place, or else most of what comes before; with the snapshot, if there is one.
     pub(super) fn take_around(&mut self, place: &Place) -> Option<(Option<Spool>, StoredStream)> {
-        // Where the last bytes were lost with the process, the primary has them, or it goes on at the place itself.
-        let leads_there =
-            |stream: &StoredStream| matches!(stream.history.standing(place.position), Standing::Covered | Standing::Ahead { .. });
-        let with_snapshot = self.spool.take_if(|(_, stream)| leads_there(stream)).map(|(spool, stream)| (Some(spool), stream));
-        let (spool, mut stream) =
-            with_snapshot.or_else(|| self.stream.take_if(|stream| leads_there(stream)).map(|stream| (None, stream)))?;
+        let standing = |stream: &StoredStream| stream.history.standing(place.position);
+        let spooled = self.spool.as_ref().map(|(_, stream)| standing(stream));
+        let beside = self.stream.as_ref().map(standing);
+        let (spool, mut stream) = match (spooled, beside) {
+            (Some(Standing::Covered), _) => self.take_spooled()?,
+            (_, Some(Standing::Covered)) => self.take_beside()?,
+            // The last bytes were lost with the process: the primary has them, or goes on at the place itself.
+            (Some(Standing::Ahead { end }), Some(Standing::Ahead { end: other })) if other > end => self.take_beside()?,
+            (Some(Standing::Ahead { .. }), _) => self.take_spooled()?,
+            (_, Some(Standing::Ahead { .. })) => self.take_beside()?,
+            (_, _) => return None,
+        };
         place.earlier.iter().for_each(|known| stream.history.remember(*known));
         Some((spool, stream))
+    }
+
+    pub(super) fn take_spooled(&mut self) -> Option<(Option<Spool>, StoredStream)> {
+        self.spool.take().map(|(spool, stream)| (Some(spool), stream))
+    }
+
+    fn take_beside(&mut self) -> Option<(Option<Spool>, StoredStream)> {
+        self.stream.take().map(|stream| (None, stream))
     }
 
     /// Nobody goes on from it: it is removed.

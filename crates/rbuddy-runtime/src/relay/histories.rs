@@ -3,6 +3,7 @@
 //! Promise: while there are few, a history that somebody needs is not dropped; where there are more than memory is to hold, those go first on which nobody
 //! stands. (A replica whose history was dropped keeps its data, and is held.) Not here: their bytes ([`super::stretch`]), what the primary answers ([`super::inquiry`]).
 
+use super::connected::Why;
 use super::hub::Inner;
 use super::stretch::{Stretch, StretchKey};
 use rbuddy_core::replication::history::History;
@@ -43,12 +44,26 @@ impl Inner {
 
     /// The primary goes on with this history behind `from`, under this id: it is the live one (again), and the next PSYNC names its end.
     pub(super) fn continue_history(&mut self, key: StretchKey, from: Offset, replid: ReplId, common: Offset) {
+        // Under the same id it is the same bytes that come again.
+        if self.stretch(key).is_some_and(|stretch| stretch.history.replid() != replid && stretch.history.end > from) {
+            self.forget_behind(key, from);
+        }
         for stretch in &mut self.stretches {
             if stretch.key == key { stretch.go_on(from, replid, common) } else { stretch.stand_still() }
         }
         self.stretches.sort_by_key(|stretch| (stretch.history.live, stretch.key));
         self.candidate = Some(key);
         self.prune();
+    }
+
+    /// What lies behind `from` never was: nobody has it, and what replicas said of it counts no more. (Those that were sent it are on a way of their own: their
+    /// sessions end.)
+    fn forget_behind(&mut self, key: StretchKey, from: Offset) {
+        self.acked = self.acked.map(|(of, offset)| (of, if of == key { offset.min(from) } else { offset }));
+        self.forget_away_behind(key, from);
+        for session in self.sessions.values().filter(|session| session.follows.is_some_and(|(on, sent)| on == key && sent > from)) {
+            session.dismissal.send(Why::CutBack);
+        }
     }
 
     /// The primary does not go on at the end of what was followed, but where this history begins, at a replica. Whoever follows what was kept before goes

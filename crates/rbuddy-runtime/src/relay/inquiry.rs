@@ -39,8 +39,8 @@ pub(super) struct Inquiry {
 #[derive(Default)]
 struct Settled {
     asked: Option<(StretchKey, Position)>,
-    /// Asked for in place of that.
-    anew: Option<History>,
+    /// Asked for in place of that, and where.
+    anew: Option<(History, Position)>,
     gap: Option<Gap>,
     common: Option<Offset>,
 }
@@ -65,11 +65,10 @@ pub(super) async fn inquire(hub: &Hub, orders: &watch::Receiver<RelayOrders>, re
     link.shake_hands(&hub.config, &primary, Purpose::Follow, hub.version_to_announce()).await?;
     let Settled { mut asked, anew, gap, common } = settle(hub, &mut link, orders.clone(), resync_loop).await?;
     hub.update(|inner| inner.upstream.full_resync_needed = None);
-    let position = anew.as_ref().map(History::end_position).or(asked.map(|(_, at)| at));
+    let position = anew.as_ref().map(|(_, at)| *at).or(asked.map(|(_, at)| at));
     let answer = link.psync(position).await?;
     // Not before: had it gone away instead, the next one may be able to go on where we are.
-    if let (PsyncAnswer::Continue(_), Some(history)) = (&answer, anew) {
-        let place = history.end_position();
+    if let (PsyncAnswer::Continue(_), Some((history, place))) = (&answer, anew) {
         info!(group = %hub.config.group, %place, "going on where a replica is, as only there the primary can");
         asked = Some((hub.update(|inner| inner.begin_anew(history, hub.config.settings.backlog_bytes)), place));
         // What lies between its stream and here is missing, and the next one wants its room.
@@ -98,7 +97,9 @@ async fn settle(
         };
         let need = match question(hub, info, link.own_ip(), &places)? {
             Question::Behind(key, Joint { at, common }) => return Ok(Settled { asked: Some((key, at)), common, ..Settled::default() }),
-            Question::Anew(history, joint) => return Ok(Settled { anew: Some(history), common: joint.common, ..Settled::default() }),
+            Question::Anew(history, Joint { at, common }) => {
+                return Ok(Settled { anew: Some((history, at)), common, ..Settled::default() });
+            }
             Question::Blind(asked) => {
                 resync_loop.check(None, Instant::now())?;
                 return Ok(Settled { asked, ..Settled::default() });

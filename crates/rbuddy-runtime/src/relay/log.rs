@@ -92,6 +92,10 @@ impl Log {
         let mut log = Log::empty(dir, name.to_owned(), needed.unwrap_or(Offset::ZERO), segment_bytes);
         log.is_kept = true;
         for (start, cuts) in found {
+            // It was begun before a cut, and lay behind it.
+            if cuts < log.cuts {
+                continue;
+            }
             if start != log.end || log.segments.is_empty() {
                 if needed.is_some_and(|needed| start > needed) {
                     break;

@@ -20,11 +20,10 @@ pub(super) async fn run(hub: Arc<Hub>) {
         // Small pieces are gathered until the next counters are published: what a kill loses of them the primary still has.
         view.borrow_and_update();
         hub.lock().weigh(&hub.room);
-        // A log is worth what it is to the next run once it is named.
-        name_logs(&hub).await;
         let mut bytes_min = 1;
         while let Some(key) = due(&hub, bytes_min) {
             write(&hub, key).await;
+            // It is worth nothing to the next run before; but what is in memory waits for the disk first.
             name_logs(&hub).await;
             bytes_min = MUCH_BYTES;
         }

@@ -70,9 +70,9 @@ impl Inner {
 
     /// Those logs outlive the process that `relay.json` names, or will name when it is next written.
     pub(super) fn mark_logs(&mut self) {
-        let named = self.named.as_ref().map(|(key, _)| *key);
+        let named = [self.named.as_ref().map(|(key, _)| *key), self.candidate];
         for stretch in &mut self.stretches {
-            stretch.keep_log(stretch.history.live || named == Some(stretch.key));
+            stretch.keep_log(stretch.history.live || named.contains(&Some(stretch.key)));
         }
     }
 
@@ -128,7 +128,7 @@ impl Inner {
 
     /// Which history a connected replica is on, and what it has of it.
     fn stands_at(&self, address: &NodeAddress) -> Option<(StretchKey, Offset)> {
-        let session = self.sessions.get(address)?;
+        let session = self.sessions.get(address).filter(|session| session.dismissal.why().is_none())?;
         match session.view.state {
             SessionState::Streaming { acked, .. } => session.follows.map(|(key, _)| (key, acked)),
             SessionState::Held(_) => session.view.asked.and_then(|asked| {
@@ -163,6 +163,11 @@ impl Inner {
     pub(super) fn lately_away(&self, key: StretchKey, now: Time, within: Duration) -> impl Iterator<Item = (&NodeAddress, Offset)> {
         let is_late = move |away: &Away| away.key == key && now.since(away.since) < within;
         self.away.iter().filter(move |(_, away)| is_late(away)).map(|(address, away)| (address, away.offset))
+    }
+
+    /// Those that had more of this history than there is now will not go on with it.
+    pub(super) fn forget_away_behind(&mut self, key: StretchKey, end: Offset) {
+        self.away.retain(|_, away| away.key != key || away.offset <= end);
     }
 
     /// Forgets those for whom it is of no use: they may not go on from there, or it is no longer kept.

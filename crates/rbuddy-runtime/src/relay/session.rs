@@ -8,6 +8,7 @@
 //! Promises: on an online link nothing is ever sent but bytes of the history; a slow replica slows nobody else; every end has a reason.
 //! Not here: the handshake ([`super::listener`]), the decision (core's `decide`), streaming itself ([`super::stream_session`]).
 
+use super::connected::{Dismissal, Why};
 use super::files::Spool;
 use super::hub::Hub;
 use super::listener::{Door, refuse};
@@ -51,8 +52,8 @@ pub(super) enum SessionOver {
     Broken(std::io::Error),
     #[error("the replica does not speak the protocol: {0}")]
     Protocol(String),
-    #[error("the replica came again on another connection")]
-    Replaced,
+    #[error("{0}")]
+    Dismissed(Why),
     #[error("the relay stops")]
     Stopping,
     #[error("it is not a replica of this group")]
@@ -87,8 +88,10 @@ pub(super) struct Session {
     pub(super) serial: u64,
     asked: Asked,
     looks: Looks,
-    pub(super) replaced: CancellationToken,
+    pub(super) dismissal: Dismissal,
     pub(super) stopping: CancellationToken,
+    /// In this run of the relay.
+    has_primary_answered: bool,
     /// When it last said anything.
     pub(super) heard: Instant,
     /// Its last ACK, if it sent one.
@@ -117,7 +120,7 @@ pub(super) struct Begin {
 pub(super) async fn run(arrived: Arrived, door: Door) {
     let Door { hub, orders, cancel, .. } = door;
     let Arrived { stream, input, address, identity, asked } = arrived;
-    let replaced = CancellationToken::new();
+    let dismissal = Dismissal::default();
     let position = match asked {
         Asked::Nothing => None,
         Asked::From(replid, next) => next.have().map(|offset| Position::new(replid, offset)),
@@ -128,7 +131,7 @@ pub(super) async fn run(arrived: Arrived, door: Door) {
         state: SessionState::Held(HoldReason::UpstreamUnknown),
         since: hub.now(),
     };
-    let serial = hub.admit(&address, view, replaced.clone());
+    let serial = hub.admit(&address, view, dismissal.clone());
     let mut session = Session {
         stream,
         input,
@@ -139,8 +142,9 @@ pub(super) async fn run(arrived: Arrived, door: Door) {
         serial,
         asked,
         looks: Looks::default(),
-        replaced,
+        dismissal,
         stopping: cancel,
+        has_primary_answered: false,
         heard: Instant::now(),
         acked: None,
     };
@@ -195,7 +199,7 @@ impl Session {
                 changed = self.orders.changed() => gone = changed.is_err(),
                 changed = view.changed() => gone = changed.is_err(),
                 read = self.stream.read_buf(&mut self.input) => self.hear(read, Offset::ZERO)?,
-                () = self.replaced.cancelled() => return Err(SessionOver::Replaced),
+                why = self.dismissal.sent() => return Err(SessionOver::Dismissed(why)),
                 () = self.stopping.cancelled() => return Err(SessionOver::Stopping),
             }
             if gone {
@@ -224,7 +228,7 @@ impl Session {
     async fn look(&mut self) -> Result<(), SessionOver> {
         let seen = tokio::select! {
             seen = self.looks.look(&self.hub, &self.address) => seen,
-            () = self.replaced.cancelled() => return Err(SessionOver::Replaced),
+            why = self.dismissal.sent() => return Err(SessionOver::Dismissed(why)),
             () = self.stopping.cancelled() => return Err(SessionOver::Stopping),
         };
         if let Some(version) = seen.and_then(|info| info.version) {
@@ -247,7 +251,10 @@ impl Session {
     /// Of one moment. Before the controller has spoken at all, everybody waits.
     fn word(&mut self) -> Option<Word> {
         let orders = self.orders.borrow_and_update();
+        self.has_primary_answered = self.has_primary_answered || self.hub.lock().upstream.has_answered();
         let unlisted = match (self.hub.config.open, orders.start.is_some()) {
+            // What is left of an earlier run may be another dataset than the primary's by now: nobody is filled with it.
+            (true, _) if !self.has_primary_answered => Some(Permit::Keep),
             (true, _) => Some(Permit::Auto),
             (false, false) => Some(Permit::Hold),
             (false, true) => None,
@@ -295,7 +302,7 @@ impl Session {
                 // It sends newlines while it receives and loads.
                 read = reading.read_buf(&mut self.input) => self.hear(read, Offset::ZERO)?,
                 () = tokio::time::sleep_until(taken_at + patience) => return Err(SessionOver::Stalled(patience)),
-                () = self.replaced.cancelled() => return Err(SessionOver::Replaced),
+                why = self.dismissal.sent() => return Err(SessionOver::Dismissed(why)),
                 () = self.stopping.cancelled() => return Err(SessionOver::Stopping),
             }
         }

@@ -36,7 +36,7 @@ pub(super) struct Saved {
     #[serde(default, deserialize_with = "those_that_are_addresses")]
     pub(super) replicas: BTreeSet<NodeAddress>,
     pub(super) spool: Option<SavedSpool>,
-    /// The live history, where that is not the one behind the snapshot, and somebody needs what it has on disk.
+    /// The history that is followed, where that is not the one behind the snapshot, and somebody needs what it has on disk.
     #[serde(default)]
     pub(super) stream: Option<SavedStream>,
 }
@@ -167,8 +167,10 @@ impl Hub {
             let live = inner.live().map(history);
             let stream = |stretch, history| SavedStream::of(stretch, history, inner.stands_on(stretch.key));
             let spool_key = spool.as_ref().map(|(key, _)| *key);
-            let beside_it = inner.live().filter(|live| Some(live.key) != spool_key && live.log().is_some());
-            let beside_it = beside_it.map(|live| stream(live, history(live)));
+            // While a snapshot is on its way, this is not yet the live one.
+            let followed = inner.candidate.and_then(|key| inner.stretch(key));
+            let beside_it = followed.filter(|followed| Some(followed.key) != spool_key && followed.log().is_some());
+            let beside_it = beside_it.map(|followed| stream(followed, history(followed)));
             let spool = spool.and_then(|(key, spool)| {
                 // The ids under which its stream goes on. A snapshot that was taken in mid-history begins that history anew.
                 let stretch = inner.stretch(key)?;

@@ -157,6 +157,10 @@ impl<'a> Streaming<'a> {
     }
 
     fn follow_orders(&mut self) -> Result<(), SessionOver> {
+        // Also between what was read and its write: behind a cut there are other bytes.
+        if let Some(why) = self.session.dismissal.why() {
+            return Err(SessionOver::Dismissed(why));
+        }
         match self.session.permit() {
             // What has begun to load a snapshot cannot be called back: it is let finish (and is held when it comes again).
             Some(Permit::Hold) if !self.is_loading => return Err(SessionOver::Revoked),
@@ -207,12 +211,12 @@ impl<'a> Streaming<'a> {
 /// Anything but the stream that makes it necessary to look up: other orders, a while that has passed, the end. It watches from when it is called, not only
 /// from when it is awaited.
 fn interruption(session: &Session) -> impl Future<Output = Result<(), SessionOver>> + use<> {
-    let (mut orders, replaced, stopping) = (session.orders.clone(), session.replaced.clone(), session.stopping.clone());
+    let (mut orders, dismissal, stopping) = (session.orders.clone(), session.dismissal.clone(), session.stopping.clone());
     async move {
         tokio::select! {
             changed = orders.changed() => changed.map_err(|_| SessionOver::Stopping),
             () = sleep(CHECK_EVERY) => Ok(()),
-            () = replaced.cancelled() => Err(SessionOver::Replaced),
+            why = dismissal.sent() => Err(SessionOver::Dismissed(why)),
             () = stopping.cancelled() => Err(SessionOver::Stopping),
         }
     }

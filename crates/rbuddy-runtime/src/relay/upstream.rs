@@ -167,13 +167,14 @@ impl Upstream {
     async fn go_on(&mut self, asked: Option<(StretchKey, Position)>, replid: Option<ReplId>, common: Option<Offset>) -> Option<StretchKey> {
         let ((key, at), hub) = (asked?, &self.hub);
         let mut history = hub.lock().stretch(key)?.history.clone();
-        let had = history.end;
+        // It may have been asked for by an earlier id.
+        let (before, had) = (history.replid(), history.end);
         history.cut_back(at.offset);
         let common = common.unwrap_or(history.end);
         history.rename_within(replid.unwrap_or(at.replid), common);
         let now_named = history.replid();
-        if now_named != at.replid {
-            info!(group = %hub.config.group, from = at.replid.short(), to = now_named.short(), offset = %at.offset, "the primary's history has a new id");
+        if now_named != before {
+            info!(group = %hub.config.group, from = before.short(), to = now_named.short(), offset = %at.offset, "the primary's history has a new id");
             if let Err(error) = hub.save_renamed(key, &history).await {
                 warn!(group = %hub.config.group, %error, "state of the relay not written: what the disk has of the stream is given up");
                 // It would be taken for the former id's by the next run.
@@ -187,7 +188,7 @@ impl Upstream {
             inner.continue_history(key, history.end, now_named, common);
             inner.upstream.partial_resyncs += 1;
             // Should another writer have come in between.
-            inner.is_state_stale |= now_named != at.replid;
+            inner.is_state_stale |= now_named != before;
         });
         info!(group = %hub.config.group, asked = %at.offset.next_byte(), replid = now_named.short(), "partial resync from the primary");
         Some(key)
@@ -234,7 +235,7 @@ async fn start(orders: &mut watch::Receiver<RelayOrders>) -> Option<Start> {
 async fn begin(hub: &Arc<Hub>, start: Start, mut left: Left) {
     let group = &hub.config.group;
     let found = match &start {
-        Start::Resume => left.spool.take().map(|(spool, stream)| (Some(spool), stream)),
+        Start::Resume => left.take_spooled(),
         // With all that lies around it: the primary may keep less.
         Start::At(place) => left.take_around(place),
         Start::Fresh => None,
