@@ -94,7 +94,7 @@ async fn a_promoted_primary_that_has_less_is_continued_where_it_is_and_nobody_el
 /// A failover that was undone: the first primary never heard of it and wrote on.
 #[tokio::test]
 async fn a_primary_that_the_relay_left_and_is_sent_back_to_goes_on_where_it_was_left() {
-    let (primary, stayed, followed, mut relay, _dir) = taken_over(&[]).await;
+    let (primary, stayed, followed, mut relay, dir) = taken_over(&[]).await;
     let promoted = Server::start(&[]).await;
     promoted.follow(primary.port).await;
     promoted.equals(&primary).await;
@@ -113,6 +113,13 @@ async fn a_primary_that_the_relay_left_and_is_sent_back_to_goes_on_where_it_was_
     let first_id = primary.info().await.replid;
     let is_back = |view: &RelayView| view.upstream.state == UpstreamState::Streaming && view.live().map(|live| live.replid()) == first_id;
     relay.until("the first one is followed", is_back).await;
+    let text = std::fs::read(dir.path().join("relay.json")).expect("it was written");
+    let saved: serde_json::Value = serde_json::from_slice(&text).expect("it is JSON");
+    assert_eq!(
+        saved["live"]["ids"][0]["replid"].as_str(),
+        first_id.map(|id| id.to_string()).as_deref(),
+        "on disk before anybody learns it"
+    );
     stayed.follow(relay.port).await;
     stayed.equals(&primary).await;
     assert_eq!((primary.info().await.sync_full, relay.view.borrow().upstream.full_resyncs), (full_before, 0));

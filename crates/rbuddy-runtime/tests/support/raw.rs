@@ -14,9 +14,18 @@ pub(crate) struct RawReplica {
 impl RawReplica {
     /// As the replica that listens on this port.
     pub(crate) async fn connect(relay: u16, listening: u16) -> RawReplica {
+        RawReplica::with(relay, listening, "psync2").await
+    }
+
+    /// As one from before 4.0: it never learns an id.
+    pub(crate) async fn connect_old(relay: u16, listening: u16) -> RawReplica {
+        RawReplica::with(relay, listening, "eof").await
+    }
+
+    async fn with(relay: u16, listening: u16, capability: &str) -> RawReplica {
         let stream = TcpStream::connect(("127.0.0.1", relay)).await.expect("the relay listens");
         let mut replica = RawReplica { stream, input: Vec::new() };
-        for said in [["REPLCONF", "listening-port", &listening.to_string()], ["REPLCONF", "capa", "psync2"]] {
+        for said in [["REPLCONF", "listening-port", &listening.to_string()], ["REPLCONF", "capa", capability]] {
             replica.say(&said).await;
             assert_eq!(replica.line().await, "+OK");
         }
@@ -45,6 +54,19 @@ impl RawReplica {
 
     pub(crate) async fn ack(&mut self, offset: Offset) {
         self.say(&["REPLCONF", "ACK", &offset.to_string()]).await;
+    }
+
+    /// The answer to `PSYNC` behind this position.
+    pub(crate) async fn asked(&mut self, replid: ReplId, behind: Offset) -> String {
+        self.say(&["PSYNC", &replid.to_string(), &behind.next_byte().to_string()]).await;
+        self.line().await
+    }
+
+    /// All that comes until the relay ends the connection.
+    pub(crate) async fn until_ended(mut self) -> Vec<u8> {
+        let reading = tokio::time::timeout(PATIENCE, self.stream.read_to_end(&mut self.input)).await;
+        reading.expect("the relay ends it").expect("read");
+        self.input
     }
 
     async fn say(&mut self, words: &[&str]) {
