@@ -6,6 +6,7 @@ use rbuddy_core::control::relay::UpstreamView;
 use rbuddy_core::control::status::{GroupStatus, MayStop, Operation, Phase, PrimaryStatus, Refusal, ReplicaStatus, RoleName};
 use rbuddy_core::types::{DatasetId, Generation, NodeAddress, Time};
 use rbuddy_runtime::api::{ApiConfig, bind};
+use rbuddy_runtime::control::StateDirLock;
 use rbuddy_runtime::handle::{GroupHandle, OperationRequest};
 use rbuddy_runtime::settings::{ApiSettings, Secret};
 use std::path::Path;
@@ -48,6 +49,14 @@ async fn a_timeout_of_the_relay_alone_is_checked_before_anything_is_bound() {
         assert_eq!(code, 2, "{option} {value}: {stderr}");
         assert!(stderr.contains(option), "it names the option: {stderr}");
     }
+}
+
+#[tokio::test]
+async fn two_relays_do_not_share_a_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let _other = StateDirLock::take(&folder.path().join("rbuddy-relay")).expect("it is free");
+    let (code, _, stderr) = rbuddy_in(folder.path(), &[], &["relay", "--upstream", "127.0.0.1:1", "--listen", "127.0.0.1:2"]).await;
+    assert!(code != 0 && stderr.contains("another rbuddy runs with this folder") && stderr.contains("--dir"), "{code}: {stderr}");
 }
 
 #[tokio::test]

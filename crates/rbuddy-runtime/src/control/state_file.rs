@@ -40,7 +40,9 @@ pub enum StateError {
         why: String,
     },
     /// Another process holds the lock.
-    #[error("{path} is locked: another rbuddy runs with this state_dir. Stop that one, or give this one a state_dir of its own")]
+    #[error(
+        "{path} is locked: another rbuddy runs with this folder. Stop that one, or give this one a folder of its own (`state_dir`; `--dir` of `rbuddy relay`)"
+    )]
     Locked {
         /// The lock file.
         path: PathBuf,

@@ -73,6 +73,19 @@ mod tests {
         assert!(leads_away(vec![Ok(vec![ip("127.0.0.2")]), Ok(vec![ip("127.0.0.2")])]).await);
     }
 
+    /// Its clock runs ahead as nothing else is to be done.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_to_where_the_name_leads_no_more_is_given_up() {
+        let primary = NodeAddress::new("localhost", 6379);
+        let hour = Duration::from_secs(3600);
+        let stays = |peer| timeout(hour, unless_renamed::<()>(&primary, Some(ip(peer)), std::future::pending()));
+        assert!(matches!(stays("127.0.0.9").await, Ok(Err(LinkError::Renamed(name))) if name == "localhost"));
+        assert!(stays("127.0.0.1").await.is_err(), "that is where it leads");
+        let by_address = NodeAddress::new("127.0.0.1", 6379);
+        let is_asked = timeout(hour, unless_renamed::<()>(&by_address, Some(ip("127.0.0.9")), std::future::pending()));
+        assert!(is_asked.await.is_err(), "it is no name");
+    }
+
     #[tokio::test]
     async fn a_resolver_in_trouble_or_with_answers_in_turns_gives_up_nothing() {
         let elsewhere = || Ok(vec![ip("127.0.0.2")]);

@@ -215,7 +215,8 @@ impl Inner {
 
 const SEGMENT_BYTES_MIN: u64 = 256 << 10;
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
-/// A replica that is not listed anywhere and stays away for longer is not waited for.
-const STRANGER_AWAY_MAX: Duration = Duration::from_secs(3600);
+/// A replica that is not listed anywhere and stays away for longer is not waited for: else one that never comes back would have the disk keep as much as it
+/// may, for ever.
+const STRANGER_AWAY_MAX: Duration = Duration::from_secs(24 * 3600);
 /// A full disk is seldom emptied at once, and each attempt writes everything that is in memory.
 pub(super) const DISK_RETRY: Duration = Duration::from_secs(5);

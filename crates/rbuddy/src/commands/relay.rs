@@ -3,11 +3,11 @@
 use crate::config::{Listen, Wrong, primary};
 use crate::exit::{Exit, Failure};
 use crate::signals;
-use anyhow::Context;
 use clap::Args;
 use rbuddy_core::types::NodeAddress;
 use rbuddy_runtime::app::run_relay_alone;
 use rbuddy_runtime::clock::Clock;
+use rbuddy_runtime::control::StateDirLock;
 use rbuddy_runtime::relay::RelayConfig;
 use rbuddy_runtime::settings::{PrimarySettings, RelaySettings};
 use std::ops::RangeInclusive;
@@ -42,7 +42,7 @@ pub(crate) struct RelayArgs {
 
 pub(crate) async fn run(args: RelayArgs) -> Result<(), Failure> {
     let config = config(&args)?;
-    std::fs::create_dir_all(&args.dir).with_context(|| format!("create the folder {}", args.dir.display()))?;
+    let _lock = StateDirLock::take(&args.dir).map_err(anyhow::Error::from)?;
     let cancel = signals::cancelled_by_signals()?;
     run_relay_alone(config, cancel).await.map_err(|error| anyhow::Error::from(error).into())
 }
