@@ -2,7 +2,7 @@
 //! snapshot is still there or the stream behind it has long outgrown it. So does one that lacks more than the primary keeps, if the relay had it on disk.
 
 use rbuddy_lab::writer::write_bytes;
-use rbuddy_lab::{Binary, Link, ServerOptions, Writer, WriterOptions, wait_until};
+use rbuddy_lab::{Binary, Data, Link, ServerOptions, Writer, WriterOptions, wait_until};
 use rbuddy_testkit::{Follower, RelayOptions, RelayWorld, SOON};
 use std::time::Duration;
 
@@ -129,12 +129,29 @@ async fn replica_lacks_much(mut story: Story) {
         world.caught_up(0, SOON).await;
     }
     for _ in 0..2 {
+        keeps_the_stream(world).await;
         world.relay.kill().await;
         world.relay.launch().await;
         world.caught_up(0, SOON).await;
     }
     world.replicas[1].link.set(Link::Pass);
     story.ends_without_a_full_resync().await;
+}
+
+/// Until the relay has written down which files the next run is to go on from. (What a kill before that costs is what only memory had.)
+async fn keeps_the_stream(world: &RelayWorld) {
+    let dir = world.folder().join("relay");
+    let kept = wait_until("relay.json to name a log that is there", SOON, async || {
+        let text = std::fs::read_to_string(dir.join("relay.json")).map_err(|error| error.to_string())?;
+        let names = text.lines().filter_map(|line| line.trim().strip_prefix("\"log\": \"")?.strip_suffix("\","));
+        let names: Vec<String> = names.map(str::to_owned).collect();
+        let is_there = |name: &String| {
+            let mut files = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+            files.any(|file| file.file_name().to_string_lossy().starts_with(name.as_str()))
+        };
+        if names.iter().any(is_there) { Ok(()) } else { Err(format!("{names:?}")) }
+    });
+    kept.await.expect("it keeps it");
 }
 
 /// Two positions differ by what one replica got from the primary itself while the relay was away; an application that moves it does that.
@@ -166,6 +183,39 @@ async fn replica_is_ahead(mut story: Story) {
     }
     story.world.upstream.set(Link::Pass);
     story.ends_without_a_full_resync().await;
+}
+
+/// The primary has begun another history while the relay was away, and a replica has gone on with that.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_an_earlier_history_is_given_to_nobody_before_the_primary_has_spoken() {
+    let mut story = story(1 << 20).await;
+    let world = &mut story.world;
+    world.relay.kill().await;
+    world.primary.kill().await.expect("kill the primary");
+    world.primary.restart(Data::Nothing).await.expect("restart the primary");
+    world.primary.ready(SOON).await.expect("the primary");
+    write_bytes(&world.primary, 1 << 20).await.expect("write");
+    let port = world.primary.port().to_string();
+    world.replicas[0].server.command(&["REPLICAOF", "127.0.0.1", &port]).await.expect("replicaof");
+    world.caught_up(0, SOON).await;
+    world.upstream.set(Link::Cut);
+    let (before, questions) = (given(world), world.replicas[0].questions());
+    world.replicas[0].follow().await;
+    world.relay.launch().await;
+    let asked = wait_until("the replica to ask the relay", SOON, async || {
+        let now = world.replicas[0].questions();
+        if now > questions { Ok(()) } else { Err(now.to_string()) }
+    });
+    asked.await.expect("it asks");
+    let given_one = wait_until("a full resync that must not be", Duration::from_secs(3), async || {
+        if given(world) == before { Err("none".to_owned()) } else { Ok(()) }
+    });
+    assert!(given_one.await.is_err(), "the older dataset was given in place of the newer one");
+    world.upstream.set(Link::Pass);
+    world.all_caught_up(SOON).await;
+    world.all_equal(SOON).await;
+    assert_eq!(given(world)[0], before[0], "it goes on where it is");
+    world.relay.logged_no_error();
 }
 
 fn given(world: &RelayWorld) -> Vec<u64> {
