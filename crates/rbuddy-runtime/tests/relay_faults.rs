@@ -8,7 +8,9 @@ use rbuddy_core::replication::psync::Permit;
 use rbuddy_core::types::{NodeAddress, Offset, Position};
 use rbuddy_runtime::app::run_relay_alone;
 use rbuddy_runtime::settings::Credentials;
+use std::ops::BitXorAssign;
 use std::time::Duration;
+use support::raw::RawReplica;
 use support::{PATIENCE, Relay, Server, config, eventually, free_port, password, scripted};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -233,6 +235,38 @@ async fn refusals_and_broken_snapshots_leave_the_old_history_as_it_was() {
         if left == ["relay.json"] { Ok(()) } else { Err(format!("{left:?}")) }
     })
     .await;
+    relay.stop().await;
+}
+
+/// It would have begun to load it, and die of it.
+#[tokio::test]
+async fn a_replica_hears_of_no_snapshot_that_is_not_whole_and_sound() {
+    let (address, dir, rdb) = (Server::start(&[]).await, tempfile::tempdir().expect("a folder"), scripted::empty_snapshot().await);
+    let (listener, settings) = scripted::primary(&address, dir.path()).await;
+    let (broken, good) = ("b".repeat(40), "c".repeat(40));
+    let relay = Relay::start(settings, orders(Start::Fresh, &address.address(), Permit::Auto)).await;
+    let mut replica = RawReplica::connect(relay.port, address.port).await;
+    let full = |id: &str, rdb: &[u8]| [format!("+FULLRESYNC {id} 5000\r\n${}\r\n", rdb.len()).as_bytes(), rdb].concat();
+    let mut wrong_checksum = rdb.clone();
+    wrong_checksum.last_mut().expect("a checksum").bitxor_assign(1);
+    let answers = [
+        full(&broken, &wrong_checksum),
+        format!("+FULLRESYNC {broken} 5000\r\n\n\n-ERR gave up\r\n").into_bytes(),
+        [format!("+FULLRESYNC {broken} 5000\r\n$EOF:short\r\n").as_bytes(), &rdb].concat(),
+        full(&good, &rdb),
+    ];
+    let primary = async {
+        let mut last = None;
+        for answer in answers {
+            let (mut stream, asked) = next_psync(&listener).await;
+            assert_eq!(asked, "? -1");
+            stream.write_all(&answer).await.expect("sent");
+            last = Some(stream);
+        }
+        last
+    };
+    let ((replid, offset), _last) = tokio::join!(replica.seeded(), primary);
+    assert_eq!((replid.to_string(), offset.get()), (good, 5000), "the first word that it hears");
     relay.stop().await;
 }
 

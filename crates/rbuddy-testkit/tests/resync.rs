@@ -2,7 +2,7 @@
 //! `freeze = "detach"`, with `standby = "warm"`, and as a planned switch.)
 
 use rbuddy_core::control::status::{GroupStatus, Phase};
-use rbuddy_lab::{Data, ServerOptions, wait_until};
+use rbuddy_lab::{Data, Server, ServerOptions, wait_until};
 use rbuddy_testkit::scenario::{
     cut_that_overruns_the_backlog_is_a_failover, primary_comes_back_with_another_history, rdb_of, short_cut_costs_nothing,
 };
@@ -95,4 +95,20 @@ async fn planned_switch_under_writes_loses_no_position() {
     writer.pause().await;
     assert_ne!(world.status().await.active, before.active);
     world.actives_equal_the_primary().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_is_filled_from_the_active_costs_the_primary_no_fork() {
+    let extra = vec!["snapshot_from = \"replica\"".to_owned()];
+    let world = World::start(WorldOptions { extra, ..WorldOptions::of(20_000) }).await;
+    let before = world.status().await;
+    let active = world.server(&before.active[0]);
+    let forks = async |server: &Server| server.full_resyncs().await.expect("info");
+    let (of_primary, of_active) = (forks(&world.primary).await, forks(active).await);
+    let config = world.folder().join("rbuddy.toml").display().to_string();
+    let answer = cli(&["failover", "--config", &config]).await;
+    assert_eq!(answer.status, Some(0), "{}", answer.text);
+    world.at_rest_in(before.generation.0 + 1, FAILOVER_WITHIN).await;
+    world.actives_equal_the_primary().await;
+    assert_eq!((forks(&world.primary).await, forks(active).await), (of_primary, of_active + 1), "of the primary, of the active");
 }
