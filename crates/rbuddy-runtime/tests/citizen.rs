@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use support::raw::RawReplica;
 use support::{PATIENCE, Relay, Server, config, eventually, fetched, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -344,6 +345,63 @@ async fn a_relay_that_others_can_reach_has_a_password() {
     assert!(relay.view.borrow().told_to_follow.is_none());
     replica.follow(relay.port).await;
     replica.equals(&primary).await;
+    relay.stop().await;
+}
+
+/// Says PING; whether it is answered, or the connection ended.
+async fn is_served(stream: &mut TcpStream) -> bool {
+    let mut answer = Vec::new();
+    let asked = async {
+        stream.write_all(b"PING\r\n").await?;
+        stream.read_buf(&mut answer).await
+    };
+    tokio::time::timeout(PATIENCE, asked).await.expect("in time").is_ok_and(|read| read > 0)
+}
+
+#[tokio::test]
+async fn whoever_holds_all_places_of_an_address_is_turned_away_and_a_replica_holds_none() {
+    const PLACES: usize = 512;
+    let (primary, dir, port) = (Server::start(&[]).await, tempfile::tempdir().expect("a folder"), free_port());
+    let mut settings = config(&primary, &[], dir.path());
+    let replica = NodeAddress::new("127.0.0.1", port);
+    settings.replicas = vec![Endpoint { address: replica.clone(), user: None, password: None }];
+    let orders = RelayOrders { start: Some(Start::Fresh), permits: [(replica, Permit::Auto)].into(), ..RelayOrders::default() };
+    let relay = Relay::start(settings, orders).await;
+    let mut replica = RawReplica::connect(relay.port, port).await;
+    replica.seeded().await;
+    let connect = || async { TcpStream::connect(("127.0.0.1", relay.port)).await.expect("it listens") };
+    let mut visitors = Vec::new();
+    for number in 0..PLACES {
+        let mut visitor = connect().await;
+        assert!(is_served(&mut visitor).await, "visitor {number}, beside a replica");
+        visitors.push(visitor);
+    }
+    assert!(!is_served(&mut connect().await).await, "more than its share");
+    visitors.pop();
+    eventually("a place is free again", || async {
+        if is_served(&mut connect().await).await { Ok(()) } else { Err("turned away".into()) }
+    })
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_does_not_log_in_is_not_kept() {
+    let (primary, dir) = (Server::start(&[]).await, tempfile::tempdir().expect("a folder"));
+    let mut settings = config(&primary, &[], dir.path());
+    settings.settings.auth = Some(rbuddy_runtime::settings::Credentials { user: None, password: Secret::new("pw") });
+    let relay = Relay::start(settings, RelayOrders { start: Some(Start::Fresh), ..RelayOrders::default() }).await;
+    let mut stranger = TcpStream::connect(("127.0.0.1", relay.port)).await.expect("it listens");
+    let begun = Instant::now();
+    // It talks all the time, and is heard.
+    let ended = async {
+        let mut every = tokio::time::interval(Duration::from_secs(1));
+        while is_served(&mut stranger).await {
+            every.tick().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ended).await.expect("it is sent away");
+    assert!(begun.elapsed() > Duration::from_secs(5), "not before it could have logged in: {:?}", begun.elapsed());
     relay.stop().await;
 }
 
