@@ -348,6 +348,26 @@ async fn a_relay_that_others_can_reach_has_a_password() {
     relay.stop().await;
 }
 
+/// As those do that an address translation hides: each would throw out the other for ever, and nobody would know why.
+#[tokio::test]
+async fn two_replicas_that_give_one_address_are_told_apart_in_words() {
+    let (primary, dir, port) = (Server::start(&[]).await, tempfile::tempdir().expect("a folder"), free_port());
+    let mut settings = config(&primary, &[], dir.path());
+    let address = NodeAddress::new("127.0.0.1", port);
+    settings.replicas = vec![Endpoint { address: address.clone(), user: None, password: None }];
+    let orders = RelayOrders { start: Some(Start::Fresh), permits: [(address.clone(), Permit::Auto)].into(), ..RelayOrders::default() };
+    let mut relay = Relay::start(settings, orders).await;
+    let mut here = Vec::new();
+    for _ in 0..6 {
+        let mut replica = RawReplica::connect(relay.port, port).await;
+        replica.seeded().await;
+        here.push(replica);
+    }
+    let told = |view: &RelayView| view.ended.get(&address).is_some_and(|ended| ended.reason.contains("replica-announce-ip"));
+    relay.until("it is said what to do", told).await;
+    relay.stop().await;
+}
+
 /// Says PING; whether it is answered, or the connection ended.
 async fn is_served(stream: &mut TcpStream) -> bool {
     let mut answer = Vec::new();

@@ -34,6 +34,11 @@ pub(super) struct Dismissal {
 pub(super) enum Why {
     #[error("the replica came again on another connection")]
     Replaced,
+    /// Again and again: there are two.
+    #[error(
+        "it and another replica say that they are at one address, and send each other away: let each announce one of its own (replica-announce-ip, replica-announce-port)"
+    )]
+    Contested,
     #[error("the primary that is followed now never had what it was sent")]
     CutBack,
 }
@@ -73,8 +78,11 @@ impl Hub {
             if let Some(version) = view.version {
                 inner.versions.insert(address.clone(), version);
             }
-            if let Some(older) = inner.end_session(address, at, "the replica came again on another connection".to_owned()) {
-                older.dismissal.send(Why::Replaced);
+            if inner.sessions.contains_key(address) {
+                let why = inner.contest(address, at);
+                if let Some(older) = inner.end_session(address, at, why.to_string()) {
+                    older.dismissal.send(why);
+                }
             }
             inner.sessions.insert(address.clone(), Session { serial, view, follows: None, dismissal });
             serial
@@ -176,6 +184,14 @@ impl Inner {
         all.filter(|(address, _)| is_counted(address)).map(|(_, has)| has).min()
     }
 
+    /// The replica at this address is connected, and comes once more. One that lost its connection without a word does so once.
+    fn contest(&mut self, address: &NodeAddress, at: Time) -> Why {
+        self.contested.retain(|_, (_, last)| at.since(*last) < CONTESTED_WITHIN);
+        let (times, last) = self.contested.entry(address.clone()).or_insert((0, at));
+        (*times, *last) = (*times + 1, at);
+        if *times < CONTESTED_TIMES { Why::Replaced } else { Why::Contested }
+    }
+
     /// How far the replica at this address is fed at this moment: [`fed`].
     pub(super) fn fed(&self, address: &NodeAddress) -> Vec<Position> {
         let session = self.sessions.get(address).map(|session| &session.view);
@@ -193,5 +209,8 @@ impl Inner {
 
 /// A replica comes back within seconds; for one that stays away nobody waits for ever. (What the controller requires it takes back sooner.)
 const AWAY_COUNTS_FOR: Duration = Duration::from_secs(10);
+/// So many times, each no longer after the one before than that. Replicas come again every second.
+const CONTESTED_TIMES: u32 = 4;
+const CONTESTED_WITHIN: Duration = Duration::from_secs(10);
 /// More than a misconfigured group has; then the log says it again.
 const STRANGERS_MAX: usize = 64;

@@ -97,6 +97,8 @@ pub(super) struct Inner {
     pub(super) request_done: Option<u64>,
     pub(super) request_error: Option<String>,
     pub(super) sessions: BTreeMap<NodeAddress, Session>,
+    /// Addresses at which one that is connected came once more: how often lately, and when last.
+    pub(super) contested: BTreeMap<NodeAddress, (u32, Time)>,
     pub(super) ended: BTreeMap<NodeAddress, SessionEnd>,
     /// Versions that replicas announced, also of those that are gone.
     pub(super) versions: BTreeMap<NodeAddress, ServerVersion>,
@@ -273,6 +275,7 @@ impl Inner {
             request_done: None,
             request_error: None,
             sessions: BTreeMap::new(),
+            contested: BTreeMap::new(),
             ended: BTreeMap::new(),
             versions: BTreeMap::new(),
             sessions_given: 0,

@@ -30,7 +30,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 /// A replica that said PSYNC.
 #[derive(Debug)]
@@ -150,7 +150,11 @@ pub(super) async fn run(arrived: Arrived, door: Door) {
     };
     let Err(over) = session.converse().await;
     let reason = over.to_string();
-    info!(group = %hub.config.group, replica = %address, reason, "replica session ended");
+    if matches!(over, SessionOver::Dismissed(Why::Contested)) {
+        warn!(group = %hub.config.group, replica = %address, reason, "replica session ended");
+    } else {
+        info!(group = %hub.config.group, replica = %address, reason, "replica session ended");
+    }
     hub.dismiss(&address, serial, reason);
 }
 
