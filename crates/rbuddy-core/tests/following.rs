@@ -6,8 +6,10 @@ mod scene;
 
 use rbuddy_core::control::action::ServerCommand;
 use rbuddy_core::control::primary::{PrimaryAt, PrimarySource};
+use rbuddy_core::control::relay::UpstreamState;
 use rbuddy_core::control::status::{Operation, Phase, RoleName};
-use scene::{A, B, RELAY, Scene, address};
+use rbuddy_core::replication::history::KnownId;
+use scene::{A, B, RELAY, Scene, Server, address};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -260,4 +262,23 @@ fn answers_of_the_former_primary_say_nothing_of_the_new_one() {
         assert_eq!(scene.status().primary.run_id, Some(run_id));
         scene.step();
     }
+}
+
+/// The relay is sent back to the primary that it had left: after a restart of rbuddy that one's id is the newest again.
+#[test]
+fn an_id_that_the_primary_goes_back_to_is_the_newest_again() {
+    let mut scene = normal();
+    let left = scene.primary.clone();
+    let follows = |scene: &mut Scene| {
+        scene.view.upstream.state = UpstreamState::Connecting;
+        let replid = scene.primary.replid;
+        let is_written = |scene: &Scene| scene.disk.as_ref().is_some_and(|disk| disk.ids[0] == KnownId { replid, until: None });
+        scene.until(SOON, "it is followed, and written down", is_written);
+    };
+    scene.primary = scene.heir();
+    follows(&mut scene);
+    // What the relay asks for is an earlier id of its own; the scene's primaries know but two.
+    scene.primary = Server { replid2: Some(scene.primary.replid), ..left };
+    follows(&mut scene);
+    assert_eq!(scene.disk.as_ref().expect("written").ids.iter().filter(|known| known.until.is_none()).count(), 1, "one history");
 }
