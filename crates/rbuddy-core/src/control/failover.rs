@@ -50,6 +50,10 @@ impl Controller {
     fn is_ready(&mut self, now: Time, standby: &NodeAddress) -> bool {
         let Some(live) = self.world.relay.live() else { return false };
         let (replid, live_dataset) = (live.replid(), live.dataset);
+        // After a restart the relay may have begun where a replica says that it is, and that may be older than what readers have seen.
+        if !self.world.relay.upstream.has_answered() && !self.state.is_newest(replid) {
+            return false;
+        }
         let Some(since) = self.world.session(standby).map(|session| session.since) else { return false };
         if !self.has_fresh_sight(standby, since) {
             return false;

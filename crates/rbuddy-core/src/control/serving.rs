@@ -128,11 +128,16 @@ impl Controller {
     pub(super) fn record_ids(&mut self, now: Time) {
         if let Some(live) =
             self.world.relay.live().filter(|live| live.ids().iter().any(|id| !self.state.knows(id.replid)) || self.is_back(live))
-            && (live.ids().iter().any(|id| self.state.knows(id.replid)) || !self.fitting(now).is_empty() || !self.seeds.is_empty())
+            && (live.ids().iter().any(|id| self.state.knows(id.replid)) || self.is_about_to_serve(now))
         {
             let ids = live.ids().to_vec();
             self.state.record(&ids);
         }
+    }
+
+    /// A history that is the primary's. (Before that has answered it may be no more than what a replica says of itself.)
+    fn is_about_to_serve(&self, now: Time) -> bool {
+        self.world.relay.upstream.has_answered() && (!self.fitting(now).is_empty() || !self.seeds.is_empty())
     }
 
     /// The primary goes on under an id that it had before: it is one that had been left.

@@ -135,6 +135,11 @@ impl DurableState {
         Some(self.ids[..=at].iter().filter(|known| known.until.is_none()).count())
     }
 
+    /// Whether it is an id of the newest history that was recorded.
+    pub fn is_newest(&self, replid: ReplId) -> bool {
+        self.age(replid) == Some(1)
+    }
+
     /// Records the ids of a history. The newest stay in front; the oldest fall off.
     pub fn record(&mut self, ids: &[KnownId]) {
         self.ids.retain(|known| ids.iter().all(|id| id.replid != known.replid));
