@@ -62,14 +62,13 @@ impl Controller {
         self.fitting(now).into_iter().find(|replica| self.world.is_streaming_live(replica) && !self.lacks_keys(replica))
     }
 
-    /// Once enough replicas serve the live history and the old ones are left and emptied, nobody needs its snapshot now. Should one of them die, it spares the
-    /// primary a fork: it is kept for that while keeping the stream behind it costs little. One that leads into an older history is of no use at all.
+    /// Once enough replicas serve the live history and the old ones are left and emptied, nobody needs its snapshot; one that leads into an older history
+    /// is of no use at all.
     fn useless_snapshot(&self, now: Time) -> Option<DatasetId> {
         let snapshot = self.world.relay.snapshot.as_ref()?;
         // Counted anew: right after a promotion more may still be wanted (`standby = "warm"`), and `short_since` knows only in the next pass.
         let is_wanted = self.planned.is_some() || self.fitting(now).len() < self.desired_actives() || self.is_being_left(now);
-        let may_be = !self.having(|role| matches!(role, Role::Standby)).is_empty() && self.world.relay.is_snapshot_cheap();
-        (self.begin.is_some() && !is_wanted && !may_be && snapshot.state != SnapshotState::Receiving).then_some(snapshot.dataset)
+        (self.begin.is_some() && !is_wanted && snapshot.state != SnapshotState::Receiving).then_some(snapshot.dataset)
     }
 
     /// Should the new active die meanwhile, it or the one that is left is filled again, and the primary need not fork once more. One that does not answer

@@ -2,7 +2,7 @@
 //! it wants ([`RelayOrders`]), the relay publishes what is ([`RelayView`]). Nothing is lost when one side is slow, and a restart
 //! of either needs no replay.
 
-use crate::replication::history::{History, KnownId, Place, Standing, by_every_id};
+use crate::replication::history::{History, KnownId, Place, by_every_id};
 use crate::replication::prospect::Gap;
 use crate::replication::psync::{FullResyncReason, HoldReason, Permit};
 use crate::types::{DatasetId, NextByte, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, ServerVersion, Time};
@@ -316,14 +316,6 @@ pub fn fed<'a>(
 }
 
 impl RelayView {
-    /// Whether there is a snapshot that leads on, and the stream behind it has not outgrown it.
-    pub fn is_snapshot_cheap(&self) -> bool {
-        let (Some(snapshot), Some(live)) = (self.ready_snapshot(), self.live()) else { return false };
-        let offset = snapshot.dataset.0.offset;
-        let behind = offset.bytes_behind(live.end).unwrap_or(0);
-        live.standing(snapshot.dataset.0) == Standing::Covered && behind <= STREAM_BYTES_MIN.max(2 * snapshot.bytes)
-    }
-
     /// How far the replica at this address was fed: [`fed`].
     pub fn fed(&self, replica: &NodeAddress) -> Vec<Position> {
         fed(self.sessions.get(replica), self.ended.get(replica), self.histories.iter())
@@ -339,6 +331,3 @@ impl RelayView {
         self.snapshot.as_ref().filter(|snapshot| snapshot.state == SnapshotState::Ready)
     }
 }
-
-/// So much stream behind a snapshot is little, however small that is.
-const STREAM_BYTES_MIN: u64 = 256 << 20;
