@@ -381,6 +381,10 @@ async fn is_served(stream: &mut TcpStream) -> bool {
 #[tokio::test]
 async fn whoever_holds_all_places_of_an_address_is_turned_away_and_a_replica_holds_none() {
     const PLACES: usize = 512;
+    // Both ends of each connection are in this process.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let more = rustix::process::Rlimit { current: limit.maximum.map_or(Some(4096), |most| Some(most.min(4096))), ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, more).expect("more files at once");
     let (primary, dir, port) = (Server::start(&[]).await, tempfile::tempdir().expect("a folder"), free_port());
     let mut settings = config(&primary, &[], dir.path());
     let replica = NodeAddress::new("127.0.0.1", port);

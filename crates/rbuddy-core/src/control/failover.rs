@@ -11,7 +11,7 @@ use super::settings::Consistency;
 use super::state::{Reference, Role};
 use crate::info::{Keyspace, Role as ServerRole};
 use crate::replication::psync::Permit;
-use crate::types::{DatasetId, NodeAddress, Position, Time};
+use crate::types::{DatasetId, NodeAddress, Position, ReplId, Time};
 
 impl Controller {
     /// One step on the way from shortage to a promoted standby.
@@ -50,8 +50,7 @@ impl Controller {
     fn is_ready(&mut self, now: Time, standby: &NodeAddress) -> bool {
         let Some(live) = self.world.relay.live() else { return false };
         let (replid, live_dataset) = (live.replid(), live.dataset);
-        // After a restart the relay may have begun where a replica says that it is, and that may be older than what readers have seen.
-        if !self.world.relay.upstream.has_answered() && !self.state.is_newest(replid) {
+        if !self.is_vouched_for(replid) {
             return false;
         }
         let Some(since) = self.world.session(standby).map(|session| session.since) else { return false };
@@ -99,6 +98,12 @@ impl Controller {
         // P2: the relay has been told that it is not to be seeded again, whatever happens to its connection.
         let is_kept = self.orders.permits.get(standby) == Some(&Permit::Keep);
         self.is_planned_switch_ready(now) && self.has_reached_floor(now, standby) && is_kept
+    }
+
+    /// The primary goes on with this history, or it is the newest that the state file knows. After a restart the relay may have begun with what is on disk, or
+    /// where a replica says that it is, and that may be older than what readers have seen.
+    fn is_vouched_for(&self, replid: ReplId) -> bool {
+        self.world.relay.upstream.has_answered() || self.state.is_newest(replid)
     }
 
     /// P10: within a history readers move only to a replica that has all that the others were sent, and itself before it was lost.

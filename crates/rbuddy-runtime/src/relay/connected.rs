@@ -39,7 +39,7 @@ pub(super) enum Why {
         "it and another replica say that they are at one address, and send each other away: let each announce one of its own (replica-announce-ip, replica-announce-port)"
     )]
     Contested,
-    #[error("the primary that is followed now never had what it was sent")]
+    #[error("the primary that is followed now has less of this history than was here")]
     CutBack,
 }
 
@@ -61,7 +61,7 @@ impl Dismissal {
 }
 
 impl Session {
-    fn is_on(&self, key: StretchKey) -> bool {
+    pub(super) fn is_on(&self, key: StretchKey) -> bool {
         self.follows.is_some_and(|(follows, _)| follows == key)
     }
 }

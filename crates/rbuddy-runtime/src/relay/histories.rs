@@ -3,9 +3,10 @@
 //! Promise: while there are few, a history that somebody needs is not dropped; where there are more than memory is to hold, those go first on which nobody
 //! stands. (A replica whose history was dropped keeps its data, and is held.) Not here: their bytes ([`super::stretch`]), what the primary answers ([`super::inquiry`]).
 
-use super::connected::Why;
+use super::connected::{Session, Why};
 use super::hub::Inner;
 use super::stretch::{Stretch, StretchKey};
+use rbuddy_core::control::relay::SessionState;
 use rbuddy_core::replication::history::History;
 use rbuddy_core::types::{Offset, Position, ReplId};
 use std::collections::BTreeSet;
@@ -56,12 +57,16 @@ impl Inner {
         self.prune();
     }
 
-    /// What lies behind `from` never was: nobody has it, and what replicas said of it counts no more. (Those that were sent it are on a way of their own: their
-    /// sessions end.)
+    /// What lies behind `from` never was: nobody has it, and what replicas said of it counts no more. Whoever is fed from this history may have been sent it,
+    /// or be about to be: those sessions end, and come back with what they have. (What is still given a snapshot has nothing of the stream yet.)
     fn forget_behind(&mut self, key: StretchKey, from: Offset) {
         self.acked = self.acked.map(|(of, offset)| (of, if of == key { offset.min(from) } else { offset }));
         self.forget_away_behind(key, from);
-        for session in self.sessions.values().filter(|session| session.follows.is_some_and(|(on, sent)| on == key && sent > from)) {
+        let is_fed = |session: &&Session| match session.view.state {
+            SessionState::Loading { .. } | SessionState::Streaming { .. } => session.is_on(key),
+            SessionState::Held(_) | SessionState::Seeding { .. } => false,
+        };
+        for session in self.sessions.values().filter(is_fed) {
             session.dismissal.send(Why::CutBack);
         }
     }

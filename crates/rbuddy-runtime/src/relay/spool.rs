@@ -95,7 +95,11 @@ impl Reception<'_> {
         };
         let written = written.map_err(|join| LinkError::Broken(std::io::Error::other(join)));
         match (taken, written?) {
-            (Ok(()), Ok((file, facts, syncing))) => Ok(Received::Whole(file, facts, syncing)),
+            (Ok(()), Ok((file, facts, syncing))) => match failed_already(syncing).await {
+                Ok(syncing) => Ok(Received::Whole(file, facts, syncing)),
+                Err(error) if on_disk_error == OnDiskError::ReadOn => Ok(Received::NotStored(error)),
+                Err(error) => Err(error.into()),
+            },
             (Ok(()), Err(LinkError::Disk(error))) if on_disk_error == OnDiskError::ReadOn => Ok(Received::NotStored(error)),
             (Ok(()), Err(error)) => Err(error),
             // A disk that fails may make the reception fail too; the disk is the cause then, and what the link says is not.
@@ -163,6 +167,17 @@ impl Reception<'_> {
                 _ = self.signs_of_life.tick() => self.link.outgoing.send(b"\n").await?,
             }
         }
+    }
+}
+
+/// Nothing is waited for. What the disk is known not to have taken is not offered.
+async fn failed_already(syncing: Syncing) -> Result<Syncing, FileError> {
+    if !syncing.is_finished() {
+        return Ok(syncing);
+    }
+    match syncing.await {
+        Ok(Err(error)) => Err(error),
+        done @ (Ok(Ok(())) | Err(_)) => Ok(tokio::spawn(async { done.unwrap_or(Ok(())) })),
     }
 }
 
