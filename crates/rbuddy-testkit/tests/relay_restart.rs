@@ -127,6 +127,7 @@ async fn replica_lacks_much(mut story: Story) {
     for _ in 0..LACKED_BYTES >> 23 {
         write_bytes(&world.primary, 1 << 23).await.expect("write");
         world.caught_up(0, SOON).await;
+        disk_is_not_behind(world).await;
     }
     for _ in 0..2 {
         keeps_the_stream(world).await;
@@ -136,6 +137,25 @@ async fn replica_lacks_much(mut story: Story) {
     }
     world.replicas[1].link.set(Link::Pass);
     story.ends_without_a_full_resync().await;
+}
+
+/// A disk that is slower than the stream loses it, and that is another story.
+async fn disk_is_not_behind(world: &RelayWorld) {
+    let dir = world.folder().join("relay");
+    let end = world.replicas[0].info().await.expect("it answers").offset.expect("it has one").get();
+    let written = wait_until("the disk to have what arrived", SOON, async || {
+        let files = std::fs::read_dir(&dir).map_err(|error| error.to_string())?.flatten();
+        let ends = files.filter_map(|file| {
+            let start: u64 = file.file_name().to_string_lossy().strip_prefix("log-")?.split('-').nth(1)?.parse().ok()?;
+            Some(start + file.metadata().ok()?.len())
+        });
+        match ends.max() {
+            Some(on_disk) if on_disk < end => Err(format!("{on_disk} of {end}")),
+            // None is needed yet.
+            Some(_) | None => Ok(()),
+        }
+    });
+    written.await.expect("it writes");
 }
 
 /// Until the relay has written down which files the next run is to go on from. (What a kill before that costs is what only memory had.)

@@ -41,6 +41,8 @@ pub(super) struct Hub {
     pub(super) acked: Notify,
     /// Much of a stream has yet to reach the disk.
     pub(super) unwritten: Notify,
+    /// relay.json is to be written.
+    pub(super) stale: Notify,
     /// Much arrives.
     pub(super) rest: Rest,
     /// Where on disk, and how much.
@@ -149,6 +151,7 @@ impl Hub {
             moved: AtomicBool::new(false),
             acked: Notify::new(),
             unwritten: Notify::new(),
+            stale: Notify::new(),
             rest: Rest::default(),
             room,
             view,

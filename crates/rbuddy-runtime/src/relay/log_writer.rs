@@ -23,12 +23,11 @@ pub(super) async fn run(hub: Arc<Hub>) {
         let mut bytes_min = 1;
         while let Some(key) = due(&hub, bytes_min) {
             write(&hub, key).await;
-            // It is worth nothing to the next run before; but what is in memory waits for the disk first.
-            name_logs(&hub).await;
+            hub.name_logs();
             bytes_min = MUCH_BYTES;
         }
         bury_dead_spool(&hub).await;
-        name_logs(&hub).await;
+        hub.name_logs();
         if is_last {
             return;
         }
@@ -40,14 +39,6 @@ pub(super) async fn run(hub: Arc<Hub>) {
             () = until(trouble) => look_at_disk(&hub).await,
             () = hub.stopping.cancelled() => {}
         }
-    }
-}
-
-async fn name_logs(hub: &Hub) {
-    if std::mem::take(&mut hub.lock().is_state_stale)
-        && let Err(error) = hub.save().await
-    {
-        warn!(group = %hub.config.group, %error, "state of the relay not written");
     }
 }
 

@@ -135,6 +135,13 @@ impl Hub {
         written
     }
 
+    /// Has relay.json written if it does not say what is so any more. Not waited for: a write of it may take as long as the disk has other work.
+    pub(super) fn name_logs(&self) {
+        if self.lock().is_state_stale {
+            self.stale.notify_one();
+        }
+    }
+
     /// This snapshot is not offered any more: relay.json does not name it either.
     pub(super) async fn unname(&self, spool: &Arc<Spool>) {
         spool.snapshot.keep(false);
@@ -192,16 +199,20 @@ impl Hub {
     }
 }
 
-/// Writes down where the relay is, now and then and at the end: a relay without a controller begins again by it.
+/// Writes down where the relay is: when that is due, now and then, and at the end. A relay without a controller begins again by it.
 pub(super) async fn save_regularly(hub: Arc<Hub>) {
     let mut written = None;
     loop {
         let is_last = tokio::select! {
             () = tokio::time::sleep(SAVE_EVERY) => false,
+            () = hub.stale.notified() => false,
             () = hub.stopping.cancelled() => true,
         };
-        let now = hub.lock().live().map(|live| live.history.end_position());
-        if now.is_some() && now != written {
+        let (now, is_stale) = {
+            let mut inner = hub.lock();
+            (inner.live().map(|live| live.history.end_position()), std::mem::take(&mut inner.is_state_stale))
+        };
+        if is_stale || (now.is_some() && now != written) {
             match hub.save().await {
                 Ok(()) => written = now,
                 Err(error) => tracing::warn!(group = %hub.config.group, %error, "state of the relay not written"),
