@@ -1,7 +1,8 @@
 //! What `WAIT` on the primary means with a whole rbuddy before its replicas: that all actives have it.
 
 use rbuddy_lab::resp::{Connection, Value};
-use rbuddy_testkit::{FAILOVER_WITHIN, Others, World, WorldOptions};
+use rbuddy_lab::wait_until;
+use rbuddy_testkit::{FAILOVER_WITHIN, Others, SOON, World, WorldOptions};
 use std::time::Duration;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -22,6 +23,13 @@ async fn wait_counts_what_every_active_has() {
     let extra = vec!["dead_after = \"60s\"".to_owned()];
     let world = World::start_unsettled(WorldOptions { others: Others::TheDataset, extra, ..WorldOptions::of(5_000) }).await;
     let both = world.rbuddy.wait_for("both to be active", FAILOVER_WITHIN, |status| status.active.len() == 2).await;
+    // Until then they follow the primary itself, and count there.
+    let moved = wait_until("both to be behind the relay", SOON, async || {
+        let info = world.primary.info("replication").await.map_err(|error| error.to_string())?;
+        if info.get("connected_slaves").is_some_and(|count| count == "1") { Ok(()) } else { Err(format!("{info:?}")) }
+    });
+    moved.await.expect("they are moved");
+    world.actives_equal_the_primary().await;
     assert_eq!(written_and_waited_for(&world, 10_000).await, 1);
     for replica in &both.active {
         let server = world.server(replica);
