@@ -253,6 +253,11 @@ impl Inner {
         Arc::clone(&arrival.progress)
     }
 
+    /// A snapshot that was here is gone, by the disk's fault: it is taken anew unless somebody discards it. One that is on its way is in its place.
+    pub(super) fn note_lost(&mut self, key: StretchKey, dataset: DatasetId, reason: String) {
+        self.arrival.get_or_insert_with(|| Arrival { failed: Some(reason), ..Arrival::new(key, dataset) });
+    }
+
     fn new(primary: Option<NodeAddress>, now: Time) -> Inner {
         Inner {
             stretches: Vec::new(),

@@ -4,7 +4,7 @@
 //! it, what is on disk is given up: who stood there is overrun, a snapshot that needed it is removed, and the relay goes on from memory.
 
 use super::files::{FileError, free_bytes};
-use super::hub::{Arrival, Hub};
+use super::hub::Hub;
 use super::stretch::StretchKey;
 use std::future::pending;
 use std::path::PathBuf;
@@ -92,10 +92,8 @@ async fn bury_dead_spool(hub: &Hub) {
         None => info!(group = %hub.config.group, dataset = %spool.dataset, "snapshot removed: its stream has outgrown what may be kept"),
     }
     hub.update(|inner| {
-        if let Some(reason) = reason
-            && inner.arrival.is_none()
-        {
-            inner.arrival = Some(Arrival { failed: Some(reason), ..Arrival::new(key, spool.dataset) });
+        if let Some(reason) = reason {
+            inner.note_lost(key, spool.dataset, reason);
         }
     });
     hub.unname(&spool).await;

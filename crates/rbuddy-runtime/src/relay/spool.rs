@@ -5,7 +5,7 @@
 //! fact 11.10). Not here: when a snapshot is wanted, and what becomes of it.
 
 use super::files::{FileError, Spool, StoredFile, free_bytes, new_name};
-use super::hub::{Arrival, Hub, Progress};
+use super::hub::{Hub, Progress};
 use super::link::{Link, LinkError};
 use super::rest::Load;
 use super::state::SNAPSHOT_PREFIX;
@@ -300,9 +300,8 @@ async fn settle(hub: Arc<Hub>, key: StretchKey, spool: Arc<Spool>, syncing: Sync
 /// The snapshot is lost, if it is the one that is offered.
 async fn give_up(hub: &Hub, key: StretchKey, spool: &Arc<Spool>, reason: String) {
     hub.update(|inner| {
-        let is_offered = inner.spool.take_if(|(_, offered)| Arc::ptr_eq(offered, spool)).is_some();
-        if is_offered && inner.arrival.is_none() {
-            inner.arrival = Some(Arrival { failed: Some(reason), ..Arrival::new(key, spool.dataset) });
+        if inner.spool.take_if(|(_, offered)| Arc::ptr_eq(offered, spool)).is_some() {
+            inner.note_lost(key, spool.dataset, reason);
         }
     });
     hub.unname(spool).await;
