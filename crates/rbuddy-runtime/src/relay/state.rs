@@ -210,7 +210,9 @@ pub(super) async fn save_regularly(hub: Arc<Hub>) {
         };
         let (now, is_stale) = {
             let mut inner = hub.lock();
-            (inner.live().map(|live| live.history.end_position()), std::mem::take(&mut inner.is_state_stale))
+            // An idle stream has replicas that come and go all the same.
+            let now = inner.live().map(|live| (live.history.end_position(), inner.stands_on(live.key)));
+            (now, std::mem::take(&mut inner.is_state_stale))
         };
         if is_stale || (now.is_some() && now != written) {
             match hub.save().await {
