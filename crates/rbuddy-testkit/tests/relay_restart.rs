@@ -35,6 +35,11 @@ macro_rules! with_a_stream_of {
                 }
 
                 #[tokio::test(flavor = "multi_thread")]
+                async fn a_replica_that_lacks_more_than_the_primary_keeps_goes_on_from_its_disk() {
+                    replica_lacks_much(story($bytes).await).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread")]
                 async fn a_replica_that_is_ahead_of_it_is_waited_for() {
                     replica_is_ahead(story($bytes).await).await;
                 }
@@ -111,11 +116,6 @@ async fn replica_stays_away(mut story: Story) {
     story.world.relay.launch().await;
     story.world.caught_up(0, SOON).await;
     assert_eq!((story.world.paid().await, given(&story.world)), (story.paid, story.given), "full resyncs");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_lacks_more_than_the_primary_keeps_goes_on_from_its_disk() {
-    replica_lacks_much(story(1 << 20).await).await;
 }
 
 /// More than the relay has in memory, and many times what the primary keeps.

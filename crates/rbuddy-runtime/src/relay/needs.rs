@@ -30,8 +30,10 @@ pub(super) struct DiskRoom {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Away {
     key: StretchKey,
-    /// What it had.
+    /// What it had for sure: its last ACK, which may be a second old.
     offset: Offset,
+    /// From here on it is kept for it. Not before the first byte that was there: it may well have had more than it had acknowledged.
+    needs: Offset,
     since: Time,
 }
 
@@ -110,7 +112,7 @@ impl Inner {
                 Some(acked.map_or(cursor, |acked| acked.min(cursor)))
             }
         });
-        let away = self.away.values().filter(|away| of_stretch(away.key)).map(|away| away.offset).filter(lags);
+        let away = self.away.values().filter(|away| of_stretch(away.key)).map(|away| away.needs).filter(lags);
         standing.chain(connected).chain(away).filter(is_kept).min()
     }
 
@@ -122,7 +124,7 @@ impl Inner {
     /// A replica's connection ends: what it had is remembered, so that it finds the rest when it comes back.
     pub(super) fn remember_away(&mut self, address: &NodeAddress, now: Time) {
         if let Some((key, offset)) = self.stands_at(address) {
-            self.away.insert(address.clone(), Away { key, offset, since: now });
+            self.expect_back(key, [(address.clone(), offset)], now);
         }
     }
 
@@ -148,9 +150,10 @@ impl Inner {
         away.chain(here).collect()
     }
 
-    /// A run before had these: they will come back.
-    pub(super) fn expect_back(&mut self, key: StretchKey, stands: BTreeMap<NodeAddress, Offset>, now: Time) {
-        let away = |(address, offset)| (address, Away { key, offset, since: now });
+    /// These were here, in this run or the one before, with so much of that history: they will come back.
+    pub(super) fn expect_back(&mut self, key: StretchKey, stands: impl IntoIterator<Item = (NodeAddress, Offset)>, now: Time) {
+        let oldest = self.stretch(key).and_then(|stretch| stretch.history.oldest.have()).unwrap_or_default();
+        let away = |(address, offset): (NodeAddress, Offset)| (address, Away { key, offset, needs: offset.max(oldest), since: now });
         self.away.extend(stands.into_iter().map(away));
     }
 
@@ -175,7 +178,7 @@ impl Inner {
         let stretches = &self.stretches;
         self.away.retain(|address, away| {
             let oldest = stretches.iter().find(|stretch| stretch.key == away.key).map(|stretch| stretch.history.oldest);
-            let is_kept = oldest.is_some_and(|oldest| away.offset.next_byte() >= oldest);
+            let is_kept = oldest.is_some_and(|oldest| away.needs.next_byte() >= oldest);
             is_kept
                 && match permit(address) {
                     Some(Permit::Keep | Permit::Auto) => true,
