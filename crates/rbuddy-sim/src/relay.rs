@@ -38,6 +38,10 @@ pub struct Relay {
     pub arrival: Option<Arrival>,
     /// The snapshot that is offered.
     pub spool: Option<Spool>,
+    /// The one that a crash leaves.
+    pub named: Option<Spool>,
+    /// That is the one that is offered then: the disk takes its time.
+    pub named_at: Time,
     /// The snapshot was found at start and is not yet used.
     pub resumable: Option<SavedSpool>,
     /// The request that waits for the stream, and how many full resyncs there were when it came.
@@ -261,17 +265,19 @@ impl Relay {
         live.history.oldest = live.history.oldest.max(offset(end.saturating_sub(keep)).next_byte());
         let oldest = live.history.oldest;
         let key = live.key;
-        self.spool.take_if(|spool| spool.key == key && spool.dataset.0.offset.next_byte() < oldest);
+        let is_outgrown = |spool: &mut Spool| spool.key == key && spool.dataset.0.offset.next_byte() < oldest;
+        self.named.take_if(is_outgrown);
+        self.spool.take_if(is_outgrown);
     }
 
-    /// A snapshot that came whole, unless the stream behind it is not its own.
-    pub fn install(&mut self, spool: Spool) -> Result<(), String> {
+    /// A snapshot that came whole, unless the stream behind it is not its own. The disk has it at `named_at`.
+    pub fn install(&mut self, spool: Spool, named_at: Time) -> Result<(), String> {
         let live = self.live().filter(|live| live.key == spool.key).ok_or("its history ended")?;
         if live.history.standing(spool.dataset.0) != Standing::Covered {
             return Err("the stream behind it is not kept".to_owned());
         }
         self.arrival.take_if(|arrival| arrival.dataset == spool.dataset);
-        (self.candidate, self.spool) = (Some(spool.key), Some(spool));
+        (self.candidate, self.spool, self.named_at) = (Some(spool.key), Some(spool), named_at);
         self.prune();
         Ok(())
     }
@@ -280,14 +286,27 @@ impl Relay {
     pub fn discard(&mut self) {
         let discarded = self.orders.discard_snapshot;
         self.arrival.take_if(|arrival| arrival.failed.is_some() && Some(arrival.dataset) == discarded);
-        self.spool.take_if(|spool| Some(spool.dataset) == discarded);
+        let is_discarded = |spool: &mut Spool| Some(spool.dataset) == discarded;
+        if self.spool.take_if(is_discarded).is_some() {
+            self.named.take_if(is_discarded);
+        }
         self.prune();
     }
 
-    /// What a crash leaves on disk: of the stream behind the snapshot, all but the last `lost` bytes.
+    /// The disk has what is offered, if it had the time.
+    pub fn name_spool(&mut self, now: Time) {
+        if self.spool.is_some() && now >= self.named_at {
+            self.named = self.spool;
+        }
+    }
+
+    /// What a crash leaves on disk: of the stream behind the snapshot, all but the last `lost` bytes, or nothing where that is kept no more.
     pub fn remains(&self, lost: u64) -> Option<SavedSpool> {
-        let Some(spool) = self.spool else { return self.resumable.clone() };
-        let stretch = self.stretch(spool.key)?;
+        let Some(spool) = self.named else { return self.resumable.clone() };
+        let Some(stretch) = self.stretch(spool.key) else {
+            let history = History::starting_at(spool.dataset.0, Some(spool.dataset));
+            return Some(SavedSpool { spool, history, line: spool.data.line });
+        };
         let mut history = stretch.history.clone();
         history.end = offset(history.end.get().saturating_sub(lost).max(spool.dataset.0.offset.get()));
         (history.dataset, history.oldest) = (Some(spool.dataset), spool.dataset.0.offset.next_byte());

@@ -2,6 +2,7 @@
 
 use crate::relay::{Arrival, Relay, Spool};
 use crate::truth::Point;
+use crate::upstream::NAMED_WITHIN_MS;
 use crate::world::World;
 use rbuddy_core::control::relay::UpstreamState;
 use rbuddy_core::types::{DatasetId, NodeAddress};
@@ -94,7 +95,10 @@ impl World {
             (true, false) => Err("the connection broke".to_owned()),
             (true, true) if self.weather.disk_full && self.now >= until => Err("no space left on device".to_owned()),
             (true, true) if self.now < until || (!has_reached && !is_late) => return,
-            (true, true) => relay.install(Spool { key, dataset, data, evicted }),
+            (true, true) => {
+                let named_at = self.now.after(self.dice.millis(0, NAMED_WITHIN_MS));
+                relay.install(Spool { key, dataset, data, evicted }, named_at)
+            }
         };
         match result {
             Ok(()) => {

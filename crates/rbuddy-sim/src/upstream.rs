@@ -26,6 +26,7 @@ impl World {
                 UpstreamState::ReceivingSnapshot => self.receive(&mut relay),
                 UpstreamState::Streaming => self.read_stream(&mut relay),
             }
+            relay.name_spool(self.now);
             relay.discard();
         }
         self.put_relay(relay);
@@ -47,7 +48,8 @@ impl World {
             (_, Some(SavedSpool { spool, mut history, line })) => {
                 history.live = true;
                 let key = relay.begin_history(history, line);
-                (relay.candidate, relay.spool) = (Some(key), Some(Spool { key, ..spool }));
+                let spool = Some(Spool { key, ..spool });
+                (relay.candidate, relay.spool, relay.named) = (Some(key), spool, spool);
             }
             (Some(Start::At(place)), _) => {
                 let line = self.line_at(place.position);
@@ -194,7 +196,8 @@ impl World {
         let stored = if self.weather.disk_full {
             Err("no space left on device".to_owned())
         } else {
-            relay.install(Spool { key, dataset, data, evicted })
+            let named_at = self.now.after(self.dice.millis(0, NAMED_WITHIN_MS));
+            relay.install(Spool { key, dataset, data, evicted }, named_at)
         };
         if let Err(error) = stored {
             self.tell(format!("relay: snapshot {dataset} not stored: {error}"));
@@ -213,5 +216,7 @@ impl World {
     }
 }
 
+/// How long the disk may take for a snapshot.
+pub(crate) const NAMED_WITHIN_MS: u64 = 3000;
 /// Breaths for which it waits for the word before it closes.
 const LOOKS_MAX: u32 = 100;

@@ -102,7 +102,7 @@ impl Controller {
 
     /// The primary goes on with this history, or it is the newest that the state file knows. After a restart the relay may have begun with what is on disk, or
     /// where a replica says that it is, and that may be older than what readers have seen.
-    fn is_vouched_for(&self, replid: ReplId) -> bool {
+    pub(super) fn is_vouched_for(&self, replid: ReplId) -> bool {
         self.world.relay.upstream.has_answered() || self.state.is_newest(replid)
     }
 

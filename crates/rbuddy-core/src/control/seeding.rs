@@ -139,7 +139,8 @@ impl Controller {
     }
 
     pub(super) fn seed_candidate(&mut self, now: Time, candidate: NodeAddress) {
-        if self.is_worth_no_fork(&candidate) {
+        let is_vouched_for = self.world.relay.live().is_some_and(|live| self.is_vouched_for(live.replid()));
+        if !is_vouched_for || self.is_worth_no_fork(&candidate) {
             return;
         }
         let Some(dataset) = self.usable_snapshot(now) else { return };

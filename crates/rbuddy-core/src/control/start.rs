@@ -87,10 +87,14 @@ impl Controller {
         let lowest = positions.first();
         if let Some((dataset, end)) = self.world.relay.resumable {
             let older = lowest.is_some_and(|(_, position)| position.replid == dataset.0.replid && position.offset < dataset.0.offset);
+            // Of a history before theirs: killed before the relay had written down the one that came after.
+            let age = |position: Position| self.state.age(position.replid);
+            let ages = lowest.and_then(|(_, position)| age(*position).zip(age(dataset.0)));
+            let outdated = ages.is_some_and(|(theirs, its)| theirs < its);
             // The end of what was kept may be lost, and the primary may keep nothing before where a replica stands.
             let leads_on = |(_, other): &(NodeAddress, Position)| self.would_continue(*other) == Some(true);
             let leads_nowhere = self.would_continue(end) == Some(false) && positions.iter().any(leads_on);
-            if !older && !leads_nowhere {
+            if !older && !outdated && !leads_nowhere {
                 return (Start::Resume, format!("going on at {end} with snapshot {dataset} from disk"));
             }
         }

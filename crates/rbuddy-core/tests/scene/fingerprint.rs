@@ -6,6 +6,7 @@
 //!   A time past every patience (`FORGOTTEN`) is only "long ago".
 //! * *ids* of histories and processes are numbered in the order of their appearance: they are only compared for equality.
 //! * *texts* for people are left out; that there is one (an error) is not.
+//! * *how often the primary has answered* is told as whether it has.
 //! * *what only counts or tells* is left out: numbers of actions and notifications, the outbox, the generation (the promises hold its rise, and who is
 //!   asked whether it is the same one asks at the same moment).
 //! * *`ends`* is left out: it excuses a standby that is more than `max_lag.bytes` behind, and here who streams has everything at once.
@@ -73,6 +74,10 @@ impl<'a> Reader<'a> {
                 let id = self.take(|byte| byte.is_ascii_alphanumeric());
                 let next = self.ids.len() as u64;
                 hash.add_number(*self.ids.entry(id).or_insert(next));
+            }
+            b"full_resyncs" | b"partial_resyncs" => {
+                let times = self.number();
+                hash.add_number(times.min(1));
             }
             b"Generation" | b"next_action" | b"next_notification" => _ = self.number(),
             b"ends" | b"flaps" | b"measured" | b"outbox" | b"published_outbox" | b"policy" if self.rest.starts_with(b": ") => {

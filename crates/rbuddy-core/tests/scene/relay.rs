@@ -104,6 +104,7 @@ impl Scene {
             let replid = self.primary.replid;
             let live = self.view.histories.iter_mut().filter(|history| history.live);
             live.for_each(|live| live.rename(replid));
+            self.view.upstream.partial_resyncs += 1;
             (self.view.upstream.state, self.view.upstream.down_since) = (UpstreamState::Streaming, None);
             return;
         }
@@ -117,6 +118,7 @@ impl Scene {
         }
         (self.view.upstream.full_resync_needed, self.view.upstream.down_since) = (None, None);
         self.view.upstream.state = UpstreamState::ReceivingSnapshot;
+        self.view.upstream.full_resyncs += 1;
         self.sync_full += 1;
         self.view.histories.iter_mut().for_each(|history| history.live = false);
         let position = Position::new(self.primary.replid, Offset::new(self.primary.offset).expect("small"));
