@@ -6,7 +6,7 @@ use super::hub::{Hub, Inner};
 use super::stretch::StretchKey;
 use rbuddy_core::control::relay::{AckPolicy, SessionState, SessionView, fed};
 use rbuddy_core::replication::history::Standing;
-use rbuddy_core::types::{Flavour, NodeAddress, Offset, Position, ServerVersion, Time};
+use rbuddy_core::types::{DatasetId, Flavour, NodeAddress, Offset, Position, ServerVersion, Time};
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -41,6 +41,8 @@ pub(super) enum Why {
     Contested,
     #[error("the primary that is followed now has less of this history than was here")]
     CutBack,
+    #[error("the snapshot that it was given is lost: the disk did not take it")]
+    SnapshotLost,
 }
 
 impl Dismissal {
@@ -57,6 +59,17 @@ impl Dismissal {
     pub(super) async fn sent(&self) -> Why {
         self.token.cancelled().await;
         self.why().unwrap_or(Why::Replaced)
+    }
+}
+
+impl Inner {
+    /// Whoever is being given this snapshot, or is about to be, is sent away.
+    pub(super) fn end_seeding(&self, key: StretchKey, lost: DatasetId) {
+        let is_given_it = |session: &&Session| match session.view.state {
+            SessionState::Held(_) | SessionState::Seeding { .. } => session.follows == Some((key, lost.0.offset)),
+            SessionState::Loading { .. } | SessionState::Streaming { .. } => false,
+        };
+        self.sessions.values().filter(is_given_it).for_each(|session| session.dismissal.send(Why::SnapshotLost));
     }
 }
 

@@ -279,6 +279,9 @@ impl Session {
         let mut taken_at = Instant::now();
         while file.sent_bytes() < total_bytes {
             self.until_writable(taken_at).await?;
+            if let Some(why) = self.dismissal.why() {
+                return Err(SessionOver::Dismissed(why));
+            }
             let before = file.sent_bytes();
             file.advance(&self.stream).await.map_err(SessionOver::Broken)?;
             let sent_bytes = file.sent_bytes();

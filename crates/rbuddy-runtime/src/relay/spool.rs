@@ -297,12 +297,13 @@ async fn settle(hub: Arc<Hub>, key: StretchKey, spool: Arc<Spool>, syncing: Sync
     }
 }
 
-/// The snapshot is lost, if it is the one that is offered.
+/// The snapshot is lost. What is read of it from now on may be anything, so nobody is given the rest.
 async fn give_up(hub: &Hub, key: StretchKey, spool: &Arc<Spool>, reason: String) {
     hub.update(|inner| {
         if inner.spool.take_if(|(_, offered)| Arc::ptr_eq(offered, spool)).is_some() {
             inner.note_lost(key, spool.dataset, reason);
         }
+        inner.end_seeding(key, spool.dataset);
     });
     hub.unname(spool).await;
 }
