@@ -61,6 +61,27 @@ async fn both_sides_speak_with_their_passwords() {
 }
 
 #[tokio::test]
+async fn a_primary_that_cannot_be_looked_at_is_asked_for_nothing_while_nothing_is_to_be_begun() {
+    let (primary, replica) = (Server::start(&[]).await, Server::start(&["--masterauth", "for the relay"]).await);
+    primary.fill("key:", 100).await;
+    primary.command(&["ACL", "SETUSER", "relay", "on", ">up", "+psync", "+replconf", "+ping"]).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut settings = config(&primary, &[&replica], dir.path());
+    settings.settings.auth = Some(Credentials { user: None, password: rbuddy_runtime::settings::Secret::new("for the relay") });
+    (settings.primary.user, settings.primary.password) = (Some("relay".to_owned()), password("up"));
+    let orders = RelayOrders { must_look: true, ..orders(Start::Fresh, &replica.address(), Permit::Auto) };
+    let mut relay = Relay::start(settings, orders).await;
+    replica.follow(relay.port).await;
+    let is_told = |view: &RelayView| view.upstream.last_error.as_ref().is_some_and(|error| error.contains("let its login use INFO"));
+    relay.until("it says what it waits for", is_told).await;
+    assert!(primary.text(&["INFO", "stats"]).await.contains("\r\nsync_full:0\r\n"));
+    relay.order(|orders| orders.must_look = false);
+    relay.until("the replica follows", |view| streaming_id(view, &replica.address()).is_some()).await;
+    replica.equals(&primary).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn a_changed_id_is_passed_on_and_nobody_pays_for_it() {
     // A chain: whoever is promoted in it gives the same bytes a new name.
     let (top, middle, upstream, replica) =

@@ -31,6 +31,7 @@ impl Controller {
             places: self.places(),
             primary: self.primary_address().cloned(),
             full_resync: self.permitted_full_resync(now),
+            must_look: !self.may_resync(now),
             permits,
             judged,
             paused_streams,
@@ -51,7 +52,12 @@ impl Controller {
     /// A pause begins nothing. Otherwise what leads to the primary's data is wanted: what comes of it is judged before a replica gets it.
     fn permitted_full_resync(&self, now: Time) -> Option<ReplId> {
         let need = self.world.relay.upstream.full_resync_needed?;
-        (!self.state.paused && !self.may_know_another_place(now)).then_some(need.replid)
+        self.may_resync(now).then_some(need.replid)
+    }
+
+    /// A pause begins nothing. Otherwise what leads to the primary's data is wanted: what comes of it is judged before a replica gets it.
+    fn may_resync(&self, now: Time) -> bool {
+        !self.state.paused && !self.may_know_another_place(now)
     }
 
     /// `snapshot_from = "replica"`: the primary forks only where no replica can in its place.

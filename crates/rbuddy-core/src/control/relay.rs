@@ -23,6 +23,9 @@ pub struct RelayOrders {
     /// The relay may ask the primary whose history this is for a full resync. It says by itself when it would have to
     /// ([`UpstreamView::full_resync_needed`]), and waits for this word wherever the primary lets it look first.
     pub full_resync: Option<ReplId>,
+    /// Nothing is to be begun: where the primary does not let the relay look first (INFO), it asks for nothing at all, since that may come to a full resync.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub must_look: bool,
     /// What each replica may have. One that is not listed is refused (it is not of this group).
     pub permits: BTreeMap<NodeAddress, Permit>,
     /// The processes that were found to be replicas which may be filled: a snapshot goes to no other one at the same address (P3).

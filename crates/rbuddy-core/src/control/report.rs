@@ -58,8 +58,12 @@ impl Controller {
             return (Phase::Starting, self.explain_start());
         }
         if self.state.paused {
-            let need = self.world.relay.upstream.full_resync_needed;
-            let waits = need.map(|need| format!("; a full resync from the primary waits for that ({})", need.gap)).unwrap_or_default();
+            let upstream = &self.world.relay.upstream;
+            let waits = match (upstream.full_resync_needed, &upstream.last_error) {
+                (Some(need), _) => format!("; a full resync from the primary waits for that ({})", need.gap),
+                (None, Some(why)) if upstream.state != UpstreamState::Streaming => format!("; the primary is away ({why})"),
+                (None, _) => String::new(),
+            };
             return (Phase::Paused, format!("paused by an operator; `rbuddy resume` to go on{waits}"));
         }
         if let Some(refusal) = &self.refusal {

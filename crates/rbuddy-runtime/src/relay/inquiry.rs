@@ -1,8 +1,9 @@
 //! The way up to the answer to PSYNC: dial, hand-shake, look at what the primary says of itself, and only then ask.
 //!
 //! Promises: where the primary lets the relay look (`+info`), no full resync is asked for that was not permitted
-//! ([`RelayOrders::full_resync`]); a promoted primary is asked exactly behind the last byte that both have (protocol fact 4.4); where it may not be
-//! looked at, behind the last whole command. A refusal never becomes `PSYNC ? -1`. Not here: what is done with the answer ([`super::upstream`]).
+//! ([`RelayOrders::full_resync`]), and elsewhere none while nothing is to be begun ([`RelayOrders::must_look`]); a promoted primary is asked exactly behind
+//! the last byte that both have (protocol fact 4.4); where it may not be looked at, behind the last whole command. A refusal never becomes `PSYNC ? -1`.
+//! Not here: what is done with the answer ([`super::upstream`]).
 
 use super::circle::Circle;
 use super::hub::{Hub, Inner};
@@ -15,7 +16,7 @@ use rbuddy_core::info::ServerInfo;
 use rbuddy_core::replication::answer::PsyncAnswer;
 use rbuddy_core::replication::history::{History, Place};
 use rbuddy_core::replication::prospect::{Gap, Joint, Prospect, beginning, prospect};
-use rbuddy_core::types::{NodeAddress, Offset, Position, ReplId};
+use rbuddy_core::types::{NodeAddress, Offset, Position};
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -91,15 +92,16 @@ async fn settle(
     loop {
         let info = link.info().await?;
         // Of one moment: whoever permits a full resync has looked for other places.
-        let (places, permitted_of) = {
+        let (places, permitted_of, must_look) = {
             let orders = orders.borrow_and_update();
-            (orders.places.clone(), orders.full_resync)
+            (orders.places.clone(), orders.full_resync, orders.must_look)
         };
         let need = match question(hub, info, link.own_ip(), &places)? {
             Question::Behind(key, Joint { at, common }) => return Ok(Settled { asked: Some((key, at)), common, ..Settled::default() }),
             Question::Anew(history, Joint { at, common }) => {
                 return Ok(Settled { anew: Some((history, at)), common, ..Settled::default() });
             }
+            Question::Blind(_) if must_look => None,
             Question::Blind(asked) => {
                 resync_loop.check(None, Instant::now())?;
                 return Ok(Settled { asked, ..Settled::default() });
@@ -109,20 +111,24 @@ async fn settle(
                 info!(group = %hub.config.group, primary = need.replid.short(), reason = %need.gap, "asking for a full resync");
                 return Ok(Settled { asked, gap: Some(need.gap), ..Settled::default() });
             }
-            Question::Everything(_, need) => need,
+            Question::Everything(_, need) => Some(need),
         };
-        hub.update(|inner| inner.upstream.full_resync_needed = Some(need));
+        hub.update(|inner| inner.upstream.full_resync_needed = need);
         looks += 1;
         if looks > LOOKS_MAX {
-            return Err(LinkError::NotPermitted(need.gap));
+            return Err(need.map_or(LinkError::NotForeseen, |need| LinkError::NotPermitted(need.gap)));
         }
         // In time or not: what is right by now is looked at above.
-        let _ = timeout(LOOK_EVERY, permitted(&mut orders, need.replid)).await;
+        let _ = timeout(LOOK_EVERY, permitted(&mut orders, need)).await;
     }
 }
 
-async fn permitted(orders: &mut watch::Receiver<RelayOrders>, replid: ReplId) {
-    let word = orders.wait_for(|orders| orders.full_resync == Some(replid)).await.map(drop);
+async fn permitted(orders: &mut watch::Receiver<RelayOrders>, need: Option<FullResyncNeed>) {
+    let is_permitted = |orders: &RelayOrders| match need {
+        Some(need) => orders.full_resync == Some(need.replid),
+        None => !orders.must_look,
+    };
+    let word = orders.wait_for(is_permitted).await.map(drop);
     if word.is_err() {
         // Whoever gives orders is gone: the relay is about to end.
         std::future::pending::<()>().await;

@@ -63,6 +63,10 @@ pub(super) enum LinkError {
     #[error("a full resync is needed and not permitted yet: {0}")]
     NotPermitted(Gap),
     #[error(
+        "asking for the stream could come to a full resync, which is not permitted now, and the primary does not let rbuddy look: let its login use INFO"
+    )]
+    NotForeseen,
+    #[error(
         "the last full resync of this history lasted for {:.1} s only: raise the primary's client-output-buffer-limit for replicas, and its \
          repl-backlog-size, above what is written while it sends a snapshot; the next one was put off for {:.1} s", .lasted.as_secs_f64(), .wait.as_secs_f64()
     )]
