@@ -284,28 +284,66 @@ async fn a_snapshot_that_was_lost_is_not_tried_again_once_nobody_wants_it() {
     relay.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_fills_up_behind_a_snapshot_costs_the_snapshot_and_not_the_stream() {
-    let Some(disk) = Tmpfs::mount(4) else {
-        return skip();
-    };
-    let (primary, replica) = (Server::start(&[]).await, Server::start(&[]).await);
+/// A relay with a snapshot, a replica that was given it, another that is to come, and a disk that the stream behind it does not fit on.
+async fn filled_up(disk: &Tmpfs) -> (Server, Server, Server, Relay) {
+    let (primary, replica, late) = (Server::start(&[]).await, Server::start(&[]).await, Server::start(&[]).await);
     primary.fill("key:", 1000).await;
     let mut orders = RelayOrders { start: Some(Start::Fresh), ..RelayOrders::default() };
-    permit(&[&replica], Permit::Auto)(&mut orders);
-    let mut relay = Relay::start(small(&primary, &[&replica], disk.0.path()), orders).await;
+    permit(&[&replica, &late], Permit::Auto)(&mut orders);
+    let mut relay = Relay::start(small(&primary, &[&replica, &late], disk.0.path()), orders).await;
     replica.follow(relay.port).await;
     relay.until("the snapshot is ready", |view| view.ready_snapshot().is_some()).await;
     replica.equals(&primary).await;
-    // In steps that memory holds: without the disk a replica that lags further would be overrun, as it should.
-    for step in 0..40 {
-        primary.fill(&format!("more than fits {step}:"), 2000).await;
-        caught_up(&mut relay, &primary, &replica).await;
+    let is_full = |view: &RelayView| view.backlog.disk_error.as_ref().is_some_and(|error| error.contains("space"));
+    let mut steps = 0;
+    while !is_full(&relay.view.borrow()) {
+        write_in_step(&mut relay, &primary, &replica, steps).await;
+        steps += 1;
+        assert!(steps < 100, "far more than fits was written");
     }
-    relay.until("the snapshot is lost, and it is told why", |view| {
-        matches!(view.snapshot.as_ref().map(|snapshot| &snapshot.state), Some(SnapshotState::Failed(why)) if why.contains("space"))
-    })
-    .await;
+    (primary, replica, late, relay)
+}
+
+/// In steps that memory holds: without the disk a replica that lags further would be overrun, as it should.
+async fn write_in_step(relay: &mut Relay, primary: &Server, replica: &Server, step: u32) {
+    primary.fill(&format!("more than fits {step}:"), 2000).await;
+    let offset = primary.info().await.offset.expect("a primary has one");
+    let is_sent = |view: &RelayView| matches!(state(view, replica), Some(SessionState::Streaming { sent, .. }) if *sent >= offset);
+    relay.until("it is sent", is_sent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_for_a_while_costs_nothing() {
+    let Some(disk) = Tmpfs::mount(4) else {
+        return skip();
+    };
+    let (primary, replica, late, mut relay) = filled_up(&disk).await;
+    for step in 100..120 {
+        write_in_step(&mut relay, &primary, &replica, step).await;
+    }
+    disk.grow(100);
+    let view = relay.until("the disk takes it again", |view| view.backlog.disk_error.is_none() && view.backlog.disk_bytes > 4 << 20).await;
+    assert!(view.ready_snapshot().is_some(), "{:?}", view.snapshot);
+    // The next one gets it, and what was written meanwhile.
+    late.follow(relay.port).await;
+    late.equals(&primary).await;
+    assert_eq!(primary.info().await.sync_full, Some(1));
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_stays_full_behind_a_snapshot_costs_the_snapshot_and_not_the_stream() {
+    let Some(disk) = Tmpfs::mount(4) else {
+        return skip();
+    };
+    let (primary, replica, _late, mut relay) = filled_up(&disk).await;
+    let is_lost = |view: &RelayView| matches!(view.snapshot.as_ref().map(|snapshot| &snapshot.state), Some(SnapshotState::Failed(why)) if why.contains("space"));
+    let mut steps = 100;
+    while !is_lost(&relay.view.borrow()) {
+        write_in_step(&mut relay, &primary, &replica, steps).await;
+        steps += 1;
+        assert!(steps < 1000, "far more than memory keeps for the disk was written");
+    }
     replica.equals(&primary).await;
     assert_eq!(relay.view.borrow().upstream.full_resyncs, 1);
     assert!(!relay.view.borrow().ended.contains_key(&replica.address()), "the replica noticed nothing");

@@ -2,7 +2,7 @@
 
 use rbuddy_core::control::assignment::Assignment;
 use rbuddy_core::control::primary::PrimarySource;
-use rbuddy_core::control::relay::UpstreamView;
+use rbuddy_core::control::relay::{BacklogView, UpstreamView};
 use rbuddy_core::control::status::{GroupStatus, MayStop, Operation, Phase, PrimaryStatus, Refusal, ReplicaStatus, RoleName};
 use rbuddy_core::types::{DatasetId, Generation, NodeAddress, Time};
 use rbuddy_runtime::api::{ApiConfig, bind};
@@ -224,6 +224,7 @@ fn status(group: &str) -> GroupStatus {
         upstream: UpstreamView::default(),
         position: None,
         snapshot: None,
+        backlog: BacklogView::default(),
         replicas: vec![replica(6380, RoleName::Active, None), replica(6381, RoleName::Refused, Some("holds foreign keys"))],
         undelivered: Vec::new(),
     }

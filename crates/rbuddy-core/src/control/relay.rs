@@ -142,7 +142,7 @@ pub struct FullResync {
 }
 
 /// What is kept of the streams. (What of each: [`History::oldest`].)
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct BacklogView {
     /// In memory.
     pub memory_bytes: u64,
@@ -150,6 +150,9 @@ pub struct BacklogView {
     pub disk_bytes: u64,
     /// The first byte of the live history that one of those needs.
     pub oldest_needed: Option<NextByte>,
+    /// Why the disk does not take the stream now. It is tried again; until then memory keeps what is needed, and more of it than else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_error: Option<String>,
 }
 
 /// A full resync that the relay has not asked for yet.

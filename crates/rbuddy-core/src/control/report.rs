@@ -128,6 +128,9 @@ impl Controller {
         for replica in self.having(|role| matches!(role, Role::Active)).iter().filter(|replica| !self.world.fits_live(replica)) {
             let _ = write!(text, "; {replica} has an older dataset and is not read: `rbuddy adopt` it to have it resynced");
         }
+        if let Some(error) = &self.world.relay.backlog.disk_error {
+            let _ = write!(text, "; the relay's disk does not take the stream, which is tried again: {error}");
+        }
         text
     }
 
@@ -300,6 +303,7 @@ impl Controller {
             upstream: self.world.relay.upstream.clone(),
             position: self.world.relay.live().map(|live| live.end_position()),
             snapshot: self.world.relay.snapshot.clone(),
+            backlog: self.world.relay.backlog.clone(),
             replicas: self.policy.replicas.iter().map(|replica| self.replica_status(now, replica)).collect(),
             undelivered: self.state.outbox.clone(),
         }

@@ -2,7 +2,7 @@
 
 use super::assignment::{DrainingReplica, Notification};
 use super::primary::PrimarySource;
-use super::relay::{SessionState, SnapshotView, UpstreamView};
+use super::relay::{BacklogView, SessionState, SnapshotView, UpstreamView};
 use crate::types::{DatasetId, Generation, GroupName, NodeAddress, Position, RunId, ServerVersion, Time};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -38,6 +38,9 @@ pub struct GroupStatus {
     pub position: Option<Position>,
     /// The snapshot on disk.
     pub snapshot: Option<SnapshotView>,
+    /// What is kept of the stream.
+    #[serde(default)]
+    pub backlog: BacklogView,
     /// All replicas, in the order of the configuration.
     pub replicas: Vec<ReplicaStatus>,
     /// Webhooks that are not delivered yet.

@@ -111,6 +111,10 @@ fn relay_in_words(before: &RelayView, now: &RelayView) -> String {
             Some((dataset, SnapshotState::Failed(why))) => format!("snapshot {dataset} failed: {why}"),
         });
     }
+    if before.backlog.disk_error != now.backlog.disk_error {
+        let error = now.backlog.disk_error.as_deref();
+        news.push(error.map_or("its disk takes the stream again".into(), |error| format!("its disk does not take the stream: {error}")));
+    }
     if before.told_to_follow != now.told_to_follow
         && let Some(told) = &now.told_to_follow
     {

@@ -5,7 +5,7 @@ use crate::handle::{GroupHandle, OperationRequest};
 use crate::settings::{ApiSettings, Secret};
 use rbuddy_core::control::assignment::{ActiveReplica, Assignment, Notification, NotificationEvent};
 use rbuddy_core::control::primary::PrimarySource;
-use rbuddy_core::control::relay::UpstreamView;
+use rbuddy_core::control::relay::{BacklogView, UpstreamView};
 use rbuddy_core::control::status::{GroupStatus, Operation, Phase, PrimaryStatus};
 use rbuddy_core::types::{Generation, NodeAddress, Offset, Time};
 use reqwest::{Method, RequestBuilder};
@@ -108,6 +108,7 @@ fn status(group: &str) -> GroupStatus {
         upstream: UpstreamView::default(),
         position: None,
         snapshot: None,
+        backlog: BacklogView::default(),
         replicas: Vec::new(),
         undelivered: vec![undelivered],
     }

@@ -8,7 +8,7 @@ use super::connected::Session;
 use super::files::Spool;
 use super::link::LinkError;
 use super::log_writer::MUCH_BYTES;
-use super::needs::{Away, DISK_RETRY, DiskRoom};
+use super::needs::{Away, DiskRoom, DiskTrouble};
 use super::rest::Rest;
 use super::stretch::{Course, Piece, Stretch, StretchKey};
 use crate::settings::Endpoint;
@@ -20,7 +20,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -86,8 +85,8 @@ pub(super) struct Inner {
     pub(super) snapshot_bytes: u64,
     /// What is free there, as last seen.
     pub(super) disk_free_bytes: Option<u64>,
-    /// The disk did not take what it was to keep: until then it is left alone.
-    pub(super) disk_trouble: Option<Instant>,
+    /// The disk did not take what it was to keep.
+    pub(super) disk_trouble: Option<DiskTrouble>,
     /// What replicas had when they were last here.
     pub(super) away: BTreeMap<NodeAddress, Away>,
     /// Bytes that arrived since it was last looked at what is needed on disk.
@@ -199,13 +198,14 @@ impl Hub {
             inner.unweighed_bytes += read.len() as u64;
             let Some(stretch) = inner.stretch_mut(key) else { return 0 };
             if !stretch.append(read) {
-                inner.disk_trouble = Some(Instant::now() + DISK_RETRY);
+                inner.log_overrun(key);
             }
             if inner.unweighed_bytes >= UNWEIGHED_BYTES_MAX.min(self.config.settings.backlog_bytes / 8) {
                 inner.unweighed_bytes = 0;
                 inner.weigh(&self.room);
             }
-            inner.stretch(key).map_or(0, Stretch::unwritten_bytes)
+            let is_written = inner.disk_trouble.is_none();
+            inner.stretch(key).filter(|_| is_written).map_or(0, Stretch::unwritten_bytes)
         });
         if unwritten_bytes >= MUCH_BYTES {
             self.unwritten.notify_one();

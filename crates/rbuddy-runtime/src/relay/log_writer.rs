@@ -1,11 +1,13 @@
 //! Writes to disk what memory would lose and somebody needs ([`super::needs`]). One task for all histories.
 //!
-//! It reads the memory ring through its own cursor, as a session does, so a slow disk slows nobody. If the disk fails or falls behind what memory keeps for
-//! it, what is on disk is given up: who stood there is overrun, a snapshot that needed it is removed, and the relay goes on from memory.
+//! It reads the memory ring through its own cursor, as a session does, so a slow disk slows nobody. One that fails is tried again, and what it has is read
+//! meanwhile. If it falls behind what memory keeps for it, what is on disk is given up: who stood there is overrun, a snapshot that needed it is removed, and
+//! the relay goes on from memory.
 
 use super::files::{FileError, free_bytes};
 use super::hub::Hub;
-use super::stretch::StretchKey;
+use super::needs::DISK_RETRY;
+use super::stretch::{Stretch, StretchKey};
 use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +33,7 @@ pub(super) async fn run(hub: Arc<Hub>) {
         if is_last {
             return;
         }
-        let trouble = hub.lock().disk_trouble;
+        let trouble = hub.lock().disk_trouble.as_ref().map(|trouble| trouble.retry_at);
         tokio::select! {
             () = hub.unwritten.notified() => {}
             // Nothing is published any more once the relay stops: then there is a last round.
@@ -52,7 +54,10 @@ async fn until(at: Option<Instant>) {
 /// A history of which at least so much is to be written.
 fn due(hub: &Hub, bytes_min: u64) -> Option<StretchKey> {
     let inner = hub.lock();
-    let is_due = |stretch: &&super::stretch::Stretch| {
+    if inner.disk_trouble.is_some() {
+        return None;
+    }
+    let is_due = |stretch: &&Stretch| {
         stretch.unwritten_bytes() >= bytes_min || stretch.log().is_some_and(super::log::Log::is_tail_stale)
     };
     inner.stretches.iter().find(is_due).map(|stretch| stretch.key)
@@ -67,7 +72,7 @@ async fn write(hub: &Hub, key: StretchKey) {
     let written =
         written.unwrap_or_else(|join| Err(FileError { verb: "write", path: PathBuf::new(), source: std::io::Error::other(join) }));
     if let Err(error) = &written {
-        warn!(group = %hub.config.group, %error, "the stream cannot be kept on disk: what only the disk has is given up");
+        warn!(group = %hub.config.group, %error, "the disk does not take the stream: it is tried again while memory keeps what is needed");
     }
     hub.count(|inner| {
         match written {
@@ -76,7 +81,7 @@ async fn write(hub: &Hub, key: StretchKey) {
                 let is_cut = inner.stretch_mut(key).is_some_and(|stretch| stretch.wrote(written));
                 inner.is_state_stale |= is_cut;
             }
-            Err(error) => inner.disk_failed(key, &error.to_string()),
+            Err(error) => inner.disk_refused(error.to_string()),
         }
         inner.weigh(&hub.room);
     });
@@ -99,15 +104,20 @@ async fn bury_dead_spool(hub: &Hub) {
     hub.unname(&spool).await;
 }
 
-/// Nothing is tried while there is no room for anything.
+/// Nothing is tried while there is no room for what waits, and some more.
 async fn look_at_disk(hub: &Hub) {
     let dir = hub.room.dir.clone();
     let free = tokio::task::spawn_blocking(move || free_bytes(&dir)).await;
-    let has_room = matches!(free, Ok(Ok(free)) if free >= 2 * hub.room.segment_bytes);
     let mut inner = hub.lock();
-    inner.disk_trouble = if has_room { None } else { inner.disk_trouble.map(|_| Instant::now() + super::needs::DISK_RETRY) };
+    let unwritten: u64 = inner.stretches.iter().map(Stretch::unwritten_bytes).sum();
+    if matches!(free, Ok(Ok(free)) if free >= unwritten + ROOM_BYTES) {
+        inner.disk_trouble = None;
+    } else if let Some(trouble) = &mut inner.disk_trouble {
+        trouble.retry_at = Instant::now() + DISK_RETRY;
+    }
 }
 
 /// From here on a write is worth its call.
 pub(super) const MUCH_BYTES: u64 = 1 << 20;
 const WRITE_BYTES_MAX: u64 = 8 << 20;
+const ROOM_BYTES: u64 = 16 << 20;

@@ -26,6 +26,14 @@ pub(super) struct DiskRoom {
     pub(super) segment_bytes: u64,
 }
 
+/// The disk did not take what it was to keep.
+#[derive(Debug, Clone)]
+pub(super) struct DiskTrouble {
+    pub(super) error: String,
+    /// Until then it is left alone.
+    pub(super) retry_at: Instant,
+}
+
 /// A replica whose connection has ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Away {
@@ -189,12 +197,23 @@ impl Inner {
         });
     }
 
-    /// The disk did not take it. It is left alone for a while.
-    pub(super) fn disk_failed(&mut self, key: StretchKey, reason: &str) {
-        self.disk_trouble = Some(Instant::now() + DISK_RETRY);
+    /// The disk did not take it. It is left alone for a while; what it has can be read all the same, and memory keeps what is yet to be written.
+    pub(super) fn disk_refused(&mut self, error: String) {
+        self.disk_trouble = Some(DiskTrouble { error, retry_at: Instant::now() + DISK_RETRY });
+    }
+
+    /// The disk cannot have this stream: what it has of it is given up.
+    pub(super) fn disk_failed(&mut self, key: StretchKey, error: String) {
         if let Some(stretch) = self.stretch_mut(key) {
-            stretch.lose_log(reason.to_owned());
+            stretch.lose_log(error.clone());
         }
+        self.disk_refused(error);
+    }
+
+    /// More is yet to be written than memory keeps for that.
+    pub(super) fn log_overrun(&mut self, key: StretchKey) {
+        let trouble = self.disk_trouble.take().map(|trouble| trouble.error);
+        self.disk_failed(key, trouble.unwrap_or_else(|| "the disk is slower than the stream".to_owned()));
     }
 
     /// The snapshot, if the stream behind it is no longer kept: then it leads nowhere. Taken away, with the reason where that is the disk's fault.
@@ -212,7 +231,8 @@ impl Inner {
     pub(super) fn backlog(&self) -> BacklogView {
         let memory_bytes = self.stretches.iter().map(|stretch| stretch.bytes().0).sum();
         let needed = self.live().and_then(|live| live.needed_from).map(Offset::next_byte);
-        BacklogView { memory_bytes, disk_bytes: self.disk_bytes(), oldest_needed: needed }
+        let disk_error = self.disk_trouble.as_ref().map(|trouble| trouble.error.clone());
+        BacklogView { memory_bytes, disk_bytes: self.disk_bytes(), oldest_needed: needed, disk_error }
     }
 }
 

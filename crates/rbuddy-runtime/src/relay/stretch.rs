@@ -95,16 +95,16 @@ impl Stretch {
         self.tell_course();
     }
 
-    /// Takes bytes from the primary. `false` if that cost the log: the disk is slower than the stream, and what is kept for it in memory is bounded.
+    /// Takes bytes from the primary. `false` if the log has a gap now, and is of no use any more: what is kept for the disk in memory is bounded.
     pub(super) fn append(&mut self, read: &mut BytesMut) -> bool {
         let Stretch { ring, scan, noted_at, log, .. } = self;
         let is_noted = noted_at.is_some_and(|at| at.elapsed() < NOTED_RECENTLY);
         ring.append(read, log.as_ref().map(Log::end), |start, piece| follow(scan, is_noted, start, piece));
         let is_overrun = self.log.as_ref().is_some_and(|log| log.end() < self.ring.start());
-        if is_overrun {
-            self.lose_log("the disk is slower than the stream".to_owned());
-        }
         self.history.end = self.ring.end();
+        if is_overrun {
+            self.end_log();
+        }
         self.refresh_oldest();
         self.tell_course();
         !is_overrun

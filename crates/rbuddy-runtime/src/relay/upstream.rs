@@ -178,7 +178,7 @@ impl Upstream {
             if let Err(error) = hub.save_renamed(key, &history).await {
                 warn!(group = %hub.config.group, %error, "state of the relay not written: what the disk has of the stream is given up");
                 // It would be taken for the former id's by the next run.
-                hub.update(|inner| inner.disk_failed(key, &error.to_string()));
+                hub.update(|inner| inner.disk_failed(key, error.to_string()));
             }
         }
         if history.end < had {

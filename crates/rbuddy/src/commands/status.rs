@@ -49,6 +49,9 @@ fn render(status: &GroupStatus) -> String {
         let total = snapshot.total_bytes.map_or("?".to_owned(), bytes);
         lines.push(format!("  snapshot {}: {} of {total}", snapshot.dataset, bytes(snapshot.bytes)));
     }
+    if let Some(error) = &status.backlog.disk_error {
+        lines.push(format!("  the relay's disk does not take the stream: {error}"));
+    }
     if let Some(refusal) = &status.refusal {
         lines.push(format!("  REFUSED dataset {}: {}", refusal.dataset, refusal.reason));
         lines.push(format!("  → {}", refusal.remedy));
