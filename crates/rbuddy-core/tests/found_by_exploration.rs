@@ -5,8 +5,9 @@
 mod scene;
 
 use rbuddy_core::control::status::RoleName;
+use rbuddy_core::types::{Flavour, ServerVersion};
 use scene::situations::{SOON, is_normal, normal, role};
-use scene::{A, B, Fate, STEP, address};
+use scene::{A, B, Fate, STEP, Scene, address};
 use std::time::Duration;
 
 #[test]
@@ -60,9 +61,36 @@ fn a_new_active_that_dies_while_readers_leave_is_filled_again_from_the_same_snap
     scene.at(B).up = true;
     scene.until(SOON, "B is promoted again", |scene| scene.active() == [B]);
     scene.link_cut = false;
-    scene
-        .until(SOON, "A is the standby, and nobody needs the snapshot any more", |scene| is_normal(scene) && scene.view.snapshot.is_none());
+    scene.until(SOON, "A is the standby", is_normal);
     assert_eq!(scene.sync_full, 1);
+}
+
+#[test]
+fn an_active_that_dies_long_after_it_was_promoted_is_replaced_from_the_same_snapshot() {
+    let mut scene = normal();
+    scene.replace_primary(100_000);
+    scene.until(SOON, "B is promoted, and A the standby", |scene| scene.active() == [B] && is_normal(scene));
+    scene.run(Duration::from_secs(600));
+    scene.at(B).up = false;
+    scene.until(SOON, "A is filled and serves", |scene| scene.active() == [A]);
+    assert_eq!(scene.sync_full, 1);
+}
+
+#[test]
+fn a_snapshot_that_the_stream_has_outgrown_or_that_a_replica_cannot_load_is_not_kept() {
+    let changes: [fn(&mut Scene); 2] =
+        [|scene| scene.primary.offset += 300 << 20, |scene| scene.at(A).version = ServerVersion::parse(Flavour::Redis, "6.2.14").unwrap()];
+    for change in changes {
+        let mut scene = normal();
+        scene.replace_primary(100_000);
+        scene.until(SOON, "B is promoted, and A the standby", |scene| scene.active() == [B] && is_normal(scene));
+        scene.run(Duration::from_secs(5));
+        assert!(scene.view.snapshot.is_some());
+        change(&mut scene);
+        scene.until(SOON, "it is removed", |scene| scene.view.snapshot.is_none());
+        scene.run(Duration::from_secs(5));
+        assert_eq!((scene.sync_full, scene.active()), (1, vec![B]), "and no other is taken before one is needed");
+    }
 }
 
 #[test]
@@ -77,13 +105,14 @@ fn one_that_waits_to_be_emptied_is_filled_from_the_same_snapshot_when_the_new_ac
 }
 
 #[test]
-fn a_dead_old_active_keeps_no_snapshot_on_disk() {
+fn a_dead_old_active_keeps_no_snapshot_on_disk_for_ever() {
     let mut scene = normal();
     scene.at(A).up = false;
     scene.until(SOON, "B is promoted", |scene| scene.active() == [B]);
     scene.run(Duration::from_secs(1));
     assert_eq!(role(&scene, A), RoleName::Draining);
-    assert!(scene.view.snapshot.is_none());
+    scene.primary.offset += 300 << 20;
+    scene.until(SOON, "the stream has outgrown it", |scene| scene.view.snapshot.is_none());
 }
 
 #[test]

@@ -55,6 +55,22 @@ async fn active_that_restarts_empty_is_replaced_without_an_empty_read() {
     readers.got_nothing_wrong_through_the_endpoint().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_active_that_is_lost_is_replaced_from_the_snapshot_that_is_there() {
+    let (mut world, readers) = world_with_readers().await;
+    let mut writer = world.writer();
+    let generation = world.status().await.generation.0;
+    restart_active(&mut world, Data::Nothing).await;
+    world.at_rest_in(generation + 1, FAILOVER_WITHIN).await;
+    let paid = world.primary.full_resyncs().await.expect("info");
+    restart_active(&mut world, Data::Nothing).await;
+    world.at_rest_in(generation + 2, FAILOVER_WITHIN).await;
+    assert_eq!(world.primary.full_resyncs().await.expect("info"), paid);
+    writer.pause().await;
+    world.actives_equal_the_primary().await;
+    readers.got_nothing_wrong_through_the_endpoint().await;
+}
+
 /// The primary came back empty and is refused, so the active is held with the only complete dataset.
 async fn held_world_with_readers() -> (World, AllReaders) {
     let (mut world, readers) = world_with_readers().await;

@@ -1,6 +1,7 @@
 //! Something else breaks in the middle of a failover: the active is untouched, the status is clear, retries are bounded, and it goes on when the
 //! cause is gone. (Scenario 6.)
 
+use rbuddy_core::control::relay::SnapshotState;
 use rbuddy_core::control::status::{GroupStatus, Phase, RoleName};
 use rbuddy_lab::webhook::Manners;
 use rbuddy_lab::{Data, Dataset, Link, wait_until};
@@ -123,6 +124,32 @@ async fn full_disk_keeps_the_old_data_served_until_there_is_room() {
     world.state_disk.as_ref().expect("it was asked for").grow(200);
     readers.have_read(world.data.version + 1, Duration::from_secs(90)).await;
     world.at_rest_in(before.generation.0 + 1, FAILOVER_WITHIN).await;
+    readers.noticed_nothing().await;
+    world.actives_equal_the_primary().await;
+}
+
+/// Two do not fit, and 61 MB are wanted before one of 40 MB is taken: the one that is kept for the next standby makes way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_with_room_for_one_snapshot_has_room_for_the_next() {
+    if !SmallDisk::can_be_mounted() {
+        return skip("mounting a small tmpfs needs root");
+    }
+    let data = Dataset { value_bytes: 2000, ..Dataset::of(KEYS) };
+    let mut world = World::start(WorldOptions { data, state_disk: Some(70), ..WorldOptions::of(KEYS) }).await;
+    let generation = world.status().await.generation.0;
+    let readers = AllReaders::start(&world).await;
+    readers.go_on(300, SOON).await;
+    let mut newer = data;
+    for failover in 1..=2 {
+        newer = newer.newer();
+        let rdb = rdb_of(&world, &newer).await;
+        world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
+        readers.have_read(newer.version, FAILOVER_WITHIN).await;
+        let status = world.at_rest_in(generation + failover, FAILOVER_WITHIN).await;
+        let kept = status.snapshot.expect("it is kept");
+        assert!(kept.state == SnapshotState::Ready && kept.bytes > 38 << 20, "{kept:?}");
+        assert_eq!(world.primary.full_resyncs().await.expect("info"), 1);
+    }
     readers.noticed_nothing().await;
     world.actives_equal_the_primary().await;
 }

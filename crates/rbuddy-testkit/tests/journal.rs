@@ -96,7 +96,7 @@ async fn a_plan_names_who_would_serve_and_who_would_be_filled() {
         format!("  {active} would serve\n  disconnected: "),
         format!("a full resync; {standby} would be filled: "),
         "bytes on the relay's disk, ".to_owned(),
-        " are free, enough".to_owned(),
+        " are to be had, enough".to_owned(),
         "until the snapshot is stored: not measured yet; from there until it is loaded and followed: not measured yet".to_owned(),
         format!("{active} died:\n  nobody would serve"),
         format!("{standby} died:\n  {active} would serve"),

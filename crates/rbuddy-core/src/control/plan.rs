@@ -84,7 +84,7 @@ pub struct NewPrimary {
 pub struct Room {
     /// In memory: what the primary or an active uses now, the larger of the two. On disk: the last snapshot, or what the primary uses, and an eighth more.
     pub needed_bytes: u64,
-    /// In memory: `maxmemory` of the replica or what its machine has, the smaller of the two. On disk: what is free beside all that is kept there now.
+    /// In memory: `maxmemory` of the replica or what its machine has, the smaller of the two. On disk: what is free, and what a kept snapshot takes.
     pub available_bytes: u64,
     /// Whether that is enough.
     pub suffices: bool,
@@ -154,11 +154,14 @@ impl Controller {
         Some(Room::of(primary.used_memory.max(used)?, limits.into_iter().flatten().min()?))
     }
 
-    /// Much as the relay itself reckons before it asks for a snapshot. A snapshot is smaller than the dataset in memory, as a rule by far.
+    /// Much as the relay itself reckons before it asks for a snapshot. A snapshot is smaller than the dataset in memory, as a rule by far. The one that is there
+    /// makes way for another history's.
     fn room_on_disk(&self, primary: &ServerInfo) -> Option<Room> {
-        let stored = self.world.relay.snapshot.as_ref().map(|snapshot| snapshot.bytes);
-        let bytes = self.world.measured.storing.map(|pace| pace.bytes).max(stored).or(primary.used_memory)?;
-        Some(Room::of(bytes.saturating_add(bytes / 8), self.world.relay.disk_free_bytes?))
+        let relay = &self.world.relay;
+        let last = relay.snapshot.as_ref().map(|snapshot| snapshot.bytes);
+        let bytes = self.world.measured.storing.map(|pace| pace.bytes).max(last).or(primary.used_memory)?;
+        let makes_way = relay.ready_snapshot().map_or(0, |snapshot| snapshot.bytes);
+        Some(Room::of(bytes.saturating_add(bytes / 8), relay.disk_free_bytes?.saturating_add(makes_way)))
     }
 
     fn plan_death(&self, now: Time, replica: &NodeAddress) -> Outlook {

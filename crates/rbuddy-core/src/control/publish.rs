@@ -49,7 +49,6 @@ impl Controller {
         }
     }
 
-    /// A pause begins nothing. Otherwise what leads to the primary's data is wanted: what comes of it is judged before a replica gets it.
     fn permitted_full_resync(&self, now: Time) -> Option<ReplId> {
         let need = self.world.relay.upstream.full_resync_needed?;
         self.may_resync(now).then_some(need.replid)
@@ -68,13 +67,20 @@ impl Controller {
         self.fitting(now).into_iter().find(|replica| self.world.is_streaming_live(replica) && !self.lacks_keys(replica))
     }
 
-    /// Once enough replicas serve the live history and the old ones are left and emptied, nobody needs its snapshot; one that leads into an older history
-    /// is of no use at all.
+    /// Once enough replicas serve the live history and the old ones are left and emptied, nobody needs its snapshot now. It is kept for the next
+    /// that is to be filled, while that costs little. One that leads into an older history is of no use at all.
     fn useless_snapshot(&self, now: Time) -> Option<DatasetId> {
         let snapshot = self.world.relay.snapshot.as_ref()?;
         // Counted anew: right after a promotion more may still be wanted (`standby = "warm"`), and `short_since` knows only in the next pass.
         let is_wanted = self.planned.is_some() || self.fitting(now).len() < self.desired_actives() || self.is_being_left(now);
-        (self.begin.is_some() && !is_wanted && snapshot.state != SnapshotState::Receiving).then_some(snapshot.dataset)
+        let is_needed = is_wanted || snapshot.state == SnapshotState::Receiving || self.is_worth_keeping();
+        (self.begin.is_some() && !is_needed).then_some(snapshot.dataset)
+    }
+
+    /// Should an active die, whoever takes its place is filled from it, and the primary need not fork (P6). One that a replica could not load would be in
+    /// the way of another that it can.
+    fn is_worth_keeping(&self) -> bool {
+        self.world.relay.is_snapshot_cheap() && self.policy.replicas.iter().all(|replica| self.can_load(replica))
     }
 
     /// Should the new active die meanwhile, it or the one that is left is filled again, and the primary need not fork once more. One that does not answer

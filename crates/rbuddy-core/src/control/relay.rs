@@ -2,7 +2,7 @@
 //! it wants ([`RelayOrders`]), the relay publishes what is ([`RelayView`]). Nothing is lost when one side is slow, and a restart
 //! of either needs no replay.
 
-use crate::replication::history::{History, KnownId, Place, by_every_id};
+use crate::replication::history::{History, KnownId, Place, Standing, by_every_id};
 use crate::replication::prospect::Gap;
 use crate::replication::psync::{FullResyncReason, HoldReason, Permit};
 use crate::types::{DatasetId, NextByte, NodeAddress, Offset, Position, RdbVersion, ReplId, RunId, ServerVersion, Time};
@@ -336,4 +336,14 @@ impl RelayView {
     pub fn ready_snapshot(&self) -> Option<&SnapshotView> {
         self.snapshot.as_ref().filter(|snapshot| snapshot.state == SnapshotState::Ready)
     }
+
+    /// Whether there is a snapshot that leads on, and the stream behind it has not outgrown it: then a new one costs more than to keep it.
+    pub fn is_snapshot_cheap(&self) -> bool {
+        let (Some(snapshot), Some(live)) = (self.ready_snapshot(), self.live()) else { return false };
+        let behind = snapshot.dataset.0.offset.bytes_behind(live.end).unwrap_or(0);
+        live.standing(snapshot.dataset.0) == Standing::Covered && behind <= STREAM_BYTES_MIN.max(2 * snapshot.bytes)
+    }
 }
+
+/// So much stream behind a snapshot is little, however small that is.
+const STREAM_BYTES_MIN: u64 = 256 << 20;

@@ -196,14 +196,7 @@ fn is_kept(view: &RelayView) -> bool {
         SessionState::Seeding { .. } | SessionState::Loading { .. } => true,
         SessionState::Held(_) | SessionState::Streaming { .. } => false,
     });
-    let is_worth_it = match (&view.snapshot, view.live()) {
-        (Some(snapshot), Some(live)) => {
-            let behind = snapshot.dataset.0.offset.bytes_behind(live.end).unwrap_or(0);
-            behind <= STREAM_BYTES_MIN.max(2 * snapshot.total_bytes.unwrap_or(0))
-        }
-        _ => true,
-    };
-    is_in_use || is_worth_it
+    is_in_use || view.live().is_none() || view.is_snapshot_cheap()
 }
 
 /// But it could load one that is taken while it is known to be there: that has an older format.
@@ -220,7 +213,6 @@ fn any_held(view: &RelayView, reason: impl Fn(HoldReason) -> bool) -> bool {
 const COMEBACK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the first one waits for others to tell where they stand.
 const OTHERS_PATIENCE: Duration = Duration::from_secs(1);
-const STREAM_BYTES_MIN: u64 = 256 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -117,13 +117,8 @@ impl Snapshotter {
 
     async fn take(&mut self, reason: Reason) {
         let hub = &self.hub;
-        let result = match spool::find_room(hub).await {
-            Ok(()) => {
-                let source = self.orders.borrow().snapshot_source.clone();
-                take(hub, source, reason).await
-            }
-            Err(error) => Err(error),
-        };
+        let source = self.orders.borrow().snapshot_source.clone();
+        let result = take(hub, source, reason).await;
         let error = match result {
             Ok(dataset) => {
                 info!(group = %hub.config.group, %dataset, "snapshot ready");
@@ -166,6 +161,7 @@ impl Snapshotter {
 async fn take(hub: &Arc<Hub>, source: Option<NodeAddress>, reason: Reason) -> Result<DatasetId, LinkError> {
     let live = hub.lock().live().map(|stretch| (stretch.key, stretch.history.replid()));
     let Some((key, replid)) = live else { return Err(LinkError::HistoryEnded) };
+    spool::make_room(hub, key).await?;
     let from = |server: Endpoint| async move {
         info!(group = %hub.config.group, server = %server.address, ?reason, "taking a snapshot over a second connection");
         tokio::select! {

@@ -316,8 +316,28 @@ pub(super) async fn remove(hub: &Hub, dataset: DatasetId) {
     hub.unname(&spool).await;
 }
 
-/// Whether there is room for a snapshot as large as the last one, as far as that is known.
-pub(super) async fn find_room(hub: &Hub) -> Result<(), LinkError> {
+/// Sees to it that there is room for a snapshot of this history that is as large as the last one, as far as that is known. One that nobody is offered makes
+/// way: it leads into a history that the primary has left, or could not be replaced. (Should the primary go back, it would have spared a fork.)
+pub(super) async fn make_room(hub: &Hub, key: StretchKey) -> Result<(), LinkError> {
+    match find_room(hub).await {
+        Err(LinkError::NoRoom { .. }) if make_way(hub, key).await => find_room(hub).await,
+        found => found,
+    }
+}
+
+/// Whether there was anything. What sessions still send goes with the last of them.
+async fn make_way(hub: &Hub, key: StretchKey) -> bool {
+    let old = hub.update(|inner| {
+        let left = inner.spool.take_if(|(of, _)| *of != key);
+        left.or_else(|| inner.named.clone().filter(|_| inner.spool.is_none()))
+    });
+    let Some((_, spool)) = old else { return false };
+    tracing::info!(group = %hub.config.group, dataset = %spool.dataset, "snapshot removed: the next one wants its room");
+    hub.unname(&spool).await;
+    true
+}
+
+async fn find_room(hub: &Hub) -> Result<(), LinkError> {
     let seen = hub.lock().snapshot_bytes;
     let dir = hub.config.dir.clone();
     let free = tokio::task::spawn_blocking(move || free_bytes(&dir)).await;

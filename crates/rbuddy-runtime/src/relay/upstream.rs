@@ -221,6 +221,10 @@ impl Upstream {
     }
 
     async fn store(&self, link: &mut Link, key: StretchKey, dataset: DatasetId) -> Result<(), LinkError> {
+        if let Err(error) = spool::make_room(&self.hub, key).await {
+            // It may be smaller than the last one, and the primary has forked for it by now.
+            warn!(group = %self.hub.config.group, %dataset, %error, "the snapshot may not fit on the disk");
+        }
         let received = spool::receive(&self.hub, link, key, dataset, OnDiskError::ReadOn).await?;
         spool::begin_with(&self.hub, key, dataset, received)
     }

@@ -83,7 +83,7 @@ fn storing(plan: &NewPrimary) -> String {
     match plan.disk {
         Some(room) => {
             let Room { needed_bytes, available_bytes, .. } = room;
-            format!("the snapshot needs about {needed_bytes} bytes on the relay's disk, {available_bytes} are free, {}", word(room))
+            format!("the snapshot needs about {needed_bytes} bytes on the relay's disk, {available_bytes} are to be had, {}", word(room))
         }
         None => "whether the relay's disk has room for the snapshot is not known".into(),
     }
