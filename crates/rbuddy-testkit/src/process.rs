@@ -4,6 +4,7 @@ use crate::{Hosts, report};
 use rbuddy_core::control::status::GroupStatus;
 use rbuddy_lab::server::{send_signal, tail};
 use rbuddy_lab::{LabError, WallClock, wait_until};
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -51,7 +52,11 @@ impl Rbuddy {
     /// Starts it again after its end.
     pub async fn launch(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        self.child = Some(spawn(&["run", "--config", &self.config.display().to_string()], &self.log, self.clock.as_ref()));
+        self.child = Some(spawn(
+            &["run", "--config", &self.config.display().to_string()],
+            &self.log,
+            self.clock.iter().flat_map(WallClock::environment),
+        ));
         let answers = wait_until("rbuddy's API", START_WITHIN, async || {
             if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
                 panic!("rbuddy ended ({status}) instead of starting:\n{}", tail(&self.log, 40));
@@ -149,10 +154,10 @@ pub async fn cli(arguments: &[&str]) -> CliOutput {
     CliOutput { status: output.status.code(), text: String::from_utf8_lossy(&text).into_owned() }
 }
 
-/// Starts `rbuddy ARGUMENTS`. What it says is appended to `log`.
-pub(crate) fn spawn(arguments: &[&str], log: &Path, clock: Option<&WallClock>) -> Child {
+/// Starts `rbuddy ARGUMENTS` with this in its environment. What it says is appended to `log`.
+pub(crate) fn spawn(arguments: &[&str], log: &Path, environment: impl IntoIterator<Item = (&'static str, OsString)>) -> Child {
     let mut command = Command::new(binary());
-    command.envs(clock.iter().flat_map(|clock| clock.environment()));
+    command.envs(environment);
     spawn_by(command, arguments, log)
 }
 

@@ -5,7 +5,7 @@ use crate::{Hosts, SOON};
 use rbuddy_core::info::ServerInfo;
 use rbuddy_lab::resp::{Connection, Value};
 use rbuddy_lab::server::{send_signal, tail};
-use rbuddy_lab::{Port, wait_until};
+use rbuddy_lab::{BadDisk, Port, wait_until};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::Child;
@@ -22,6 +22,8 @@ pub struct RelayOptions {
     pub upstream_timeout: &'static str,
     /// `--replica-timeout`
     pub replica_timeout: &'static str,
+    /// Its disk can fail.
+    pub disk_can_fail: bool,
 }
 
 /// A running (or killed) relay.
@@ -34,11 +36,12 @@ pub struct Relay {
     log: PathBuf,
     child: Option<Child>,
     hosts: Option<Hosts>,
+    disk: Option<BadDisk>,
 }
 
 impl Default for RelayOptions {
     fn default() -> RelayOptions {
-        RelayOptions { backlog: "64MiB", upstream_timeout: "30s", replica_timeout: "60s" }
+        RelayOptions { backlog: "64MiB", upstream_timeout: "30s", replica_timeout: "60s", disk_can_fail: false }
     }
 }
 
@@ -52,7 +55,8 @@ impl Relay {
     pub async fn start_with(upstream: String, place: &Path, options: RelayOptions, hosts: Option<Hosts>) -> Relay {
         let port = expect(Port::reserve());
         let (dir, log) = (place.join("relay"), place.join("relay.log"));
-        let mut relay = Relay { upstream, options, port, dir, log, child: None, hosts };
+        let disk = options.disk_can_fail.then(|| expect(BadDisk::good(place)));
+        let mut relay = Relay { upstream, options, port, dir, log, child: None, hosts, disk };
         relay.launch().await;
         relay
     }
@@ -61,13 +65,13 @@ impl Relay {
     pub async fn launch(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let (listen, dir) = (self.address(), self.dir.display().to_string());
-        let RelayOptions { backlog, upstream_timeout, replica_timeout } = self.options;
+        let RelayOptions { backlog, upstream_timeout, replica_timeout, .. } = self.options;
         let arguments = ["relay", "--upstream", &self.upstream, "--listen", &listen, "--dir", &dir, "--backlog", backlog];
         let timeouts = ["--upstream-timeout", upstream_timeout, "--replica-timeout", replica_timeout];
         let arguments = [&arguments[..], &timeouts[..]].concat();
         self.child = Some(match &self.hosts {
             Some(hosts) => spawn_with_hosts(&arguments, &self.log, hosts),
-            None => spawn(&arguments, &self.log, None),
+            None => spawn(&arguments, &self.log, self.disk.iter().flat_map(BadDisk::environment)),
         });
         let answers = wait_until("the relay to answer", SOON, async || {
             if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
@@ -96,6 +100,11 @@ impl Relay {
     /// Where names lead for it, if that is its own.
     pub fn hosts(&self) -> &Hosts {
         self.hosts.as_ref().expect("it was started with a hosts file")
+    }
+
+    /// Its disk, if that can fail.
+    pub fn disk(&self) -> &BadDisk {
+        self.disk.as_ref().expect("it was started on a disk that can fail")
     }
 
     /// Whether it was started and not killed.

@@ -1,12 +1,11 @@
 //! A wall clock that can be set while a process runs by it, as an administrator or NTP sets that of a machine. The monotonic clock goes on.
 //!
-//! A small library, compiled when it is needed, is loaded into the process. Linux only, and only processes that ask the C library for the time.
+//! A small library is loaded into the process ([`crate::preload`]).
 
-use crate::LabError;
+use crate::{LabError, preload};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 /// The clock of one process.
@@ -28,17 +27,8 @@ pub enum Jump {
 impl WallClock {
     /// A clock that is right. Its files are made in `folder`, which exists.
     pub fn right(folder: &Path) -> Result<WallClock, LabError> {
-        let clock = WallClock { library: folder.join("clock.so"), shift: folder.join("clock") };
-        let source = folder.join("clock.c");
-        fs::write(&source, include_str!("shim.c")).map_err(LabError::io(format!("write {}", source.display())))?;
+        let clock = WallClock { library: preload::compile(folder, "clock", include_str!("shim.c"))?, shift: folder.join("clock") };
         clock.write(0)?;
-        let what = || format!("compile {} with cc", source.display());
-        let compiled = Command::new("cc").args(["-O2", "-shared", "-fPIC", "-o"]).arg(&clock.library).arg(&source).output();
-        let compiled = compiled.map_err(LabError::io(what()))?;
-        if !compiled.status.success() {
-            let words = String::from_utf8_lossy(&compiled.stderr).into_owned();
-            return Err(LabError::io(what())(std::io::Error::other(words)));
-        }
         Ok(clock)
     }
 
@@ -73,6 +63,7 @@ impl WallClock {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+    use std::process::Command;
     use std::time::{SystemTime, UNIX_EPOCH};
 
     fn told(clock: &WallClock) -> f64 {

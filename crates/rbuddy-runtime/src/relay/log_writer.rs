@@ -57,9 +57,7 @@ fn due(hub: &Hub, bytes_min: u64) -> Option<StretchKey> {
     if inner.disk_trouble.is_some() {
         return None;
     }
-    let is_due = |stretch: &&Stretch| {
-        stretch.unwritten_bytes() >= bytes_min || stretch.log().is_some_and(super::log::Log::is_tail_stale)
-    };
+    let is_due = |stretch: &&Stretch| stretch.unwritten_bytes() >= bytes_min || stretch.log().is_some_and(super::log::Log::is_tail_stale);
     inner.stretches.iter().find(is_due).map(|stretch| stretch.key)
 }
 
