@@ -2,6 +2,9 @@
 //!
 //! The clock of the relay starts before its process does: it takes the snapshot as soon as it runs, and a clock that started with the
 //! replica's REPLICAOF would not see part of that.
+//!
+//! Beside them: how long this disk takes for a snapshot's bytes. A replica stores what it is given before it loads it. From a primary that happens while the
+//! snapshot is made; through the relay it begins when that is complete and checked, so this much comes on top on any machine.
 
 use super::words::{NONE, as_seconds, figure, mb, rounds, seconds};
 use super::{patience, words};
@@ -14,6 +17,9 @@ use crate::replica::Phases;
 use crate::report::Report;
 use crate::stats::median;
 use anyhow::Context;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const BAR: f64 = 1.15;
@@ -30,7 +36,7 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<Report> {
     let keys = load(&primary, bytes).await?;
     let snapshot = snapshot_bytes(&primary).await?;
     out::progress(&format!("resync: {keys} keys, {} MB of data, an RDB of {} MB", mb(bytes), mb(snapshot)));
-    let (mut direct, mut relay) = (Vec::new(), Vec::new());
+    let (mut direct, mut relay, mut stored) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=bench.sizes.resync_rounds {
         // Whoever is first finds the machine in another state than the second: take turns in that too.
         let order = if round % 2 == 1 { [Way::Direct, Way::Relay] } else { [Way::Relay, Way::Direct] };
@@ -40,9 +46,12 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<Report> {
             out::progress(&format!("resync: round {round}, {way}: {} s{relay_peak}", seconds(run.phases.serves.as_secs_f64())));
             if way == Way::Relay { relay.push(run) } else { direct.push(run) }
         }
+        let dir = bench.scratch()?;
+        let storing = tokio::task::spawn_blocking(move || store(dir.path(), snapshot));
+        stored.push(storing.await.context("the writer panicked")?.context("store as much as a snapshot")?);
     }
     primary.end().await?;
-    Ok(report(bench, keys, snapshot, &direct, &relay))
+    Ok(report(bench, keys, snapshot, &direct, &relay, &stored))
 }
 
 /// Fills a primary; gives the number of keys.
@@ -79,12 +88,25 @@ async fn resync(bench: &Bench, primary: &Primary, way: Way, keys: u64, bytes: u6
     Ok(Run { phases, relay_peak })
 }
 
-fn report(bench: &Bench, keys: u64, snapshot: u64, direct: &[Run], relay: &[Run]) -> Report {
+/// What the disk takes for so many bytes.
+fn store(dir: &Path, bytes: u64) -> std::io::Result<Duration> {
+    let piece = vec![7; 1 << 20];
+    let started = Instant::now();
+    let mut file = File::create(dir.join("stored"))?;
+    for at in (0..bytes).step_by(piece.len()) {
+        let length = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(piece.len());
+        file.write_all(&piece[..length])?;
+    }
+    file.sync_all()?;
+    Ok(started.elapsed())
+}
+
+fn report(bench: &Bench, keys: u64, snapshot: u64, direct: &[Run], relay: &[Run], stored: &[Duration]) -> Report {
     let mut report = Report::new("resync: full resync of one replica until it serves");
     report.note(format!(
         "{keys} keys, {} MB of keys and values, an RDB of {} MB. {} in turn, medians; a fresh replica and a fresh relay (empty folder) \
          each time. From REPLICAOF (relay: from before its process starts) until link up, not loading, DBSIZE right. Servers at their \
-         defaults but for `repl-diskless-sync-delay 0`.",
+         defaults but for `repl-diskless-sync-delay 0`. \"Disk\": the RDB's bytes written and synced there, without a server.",
         mb(bench.sizes.resync_dataset),
         mb(snapshot),
         rounds(bench.sizes.resync_rounds),
@@ -104,6 +126,8 @@ fn report(bench: &Bench, keys: u64, snapshot: u64, direct: &[Run], relay: &[Run]
             runs.iter().filter_map(|run| run.relay_peak).max().map_or(NONE.to_owned(), words::mb),
         ]);
     }
+    let stored = seconds(median(as_seconds(stored.iter().copied())));
+    report.row(["disk", NONE, NONE, NONE, NONE, &stored, NONE, NONE].map(str::to_owned));
     let middle = |runs: &[Run]| median(as_seconds(runs.iter().map(|run| run.phases.serves)));
     let ratio = middle(relay).zip(middle(direct)).map(|(relay, direct)| relay / direct);
     report.bar("until it serves, relay / direct", format!("≤ {BAR}"), figure(ratio), ratio.is_some_and(|ratio| ratio <= BAR));
