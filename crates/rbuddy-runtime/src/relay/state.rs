@@ -78,7 +78,9 @@ pub(super) struct SavedStream {
 
 impl SavedStream {
     pub(super) fn of(stretch: &Stretch, history: History, stands: BTreeMap<NodeAddress, Offset>) -> SavedStream {
-        let is_to_be_cut = |log: &&Log| log.is_tail_stale() || history.end < log.end();
+        // Behind its end a file may have what could not be written whole, or is being written just now: under a new id that is not of this history.
+        let is_renamed = history.replid() != stretch.history.replid();
+        let is_to_be_cut = |log: &&Log| is_renamed || log.is_tail_stale() || history.end < log.end();
         let log_until = stretch.log().filter(is_to_be_cut).map(|log| history.end.min(log.end()));
         SavedStream { log: stretch.log().map(|log| log.name().to_owned()), log_until, history, stands }
     }
