@@ -78,6 +78,13 @@ async fn a_primary_that_cannot_be_looked_at_is_asked_for_nothing_while_nothing_i
     relay.order(|orders| orders.must_look = false);
     relay.until("the replica follows", |view| streaming_id(view, &replica.address()).is_some()).await;
     replica.equals(&primary).await;
+
+    // The primary goes on behind a short break, as a rule: a pause is not to leave the replica without the stream.
+    relay.order(|orders| orders.must_look = true);
+    primary.command(&["CLIENT", "KILL", "TYPE", "replica"]).await;
+    primary.fill("more:", 100).await;
+    relay.until("it goes on", |view| view.upstream.partial_resyncs == 1).await;
+    replica.equals(&primary).await;
     relay.stop().await;
 }
 

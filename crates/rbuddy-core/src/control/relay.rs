@@ -23,7 +23,8 @@ pub struct RelayOrders {
     /// The relay may ask the primary whose history this is for a full resync. It says by itself when it would have to
     /// ([`UpstreamView::full_resync_needed`]), and waits for this word wherever the primary lets it look first.
     pub full_resync: Option<ReplId>,
-    /// Nothing is to be begun: where the primary does not let the relay look first (INFO), it asks for nothing at all, since that may come to a full resync.
+    /// Nothing is to be begun: where the primary does not let the relay look first (INFO), it asks for nothing, since that may come to a full resync. Only
+    /// after a short break it asks to go on where it was: to leave the replicas without their stream for as long as a pause lasts would be worse.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub must_look: bool,
     /// What each replica may have. One that is not listed is refused (it is not of this group).

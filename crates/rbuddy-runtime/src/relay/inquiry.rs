@@ -1,9 +1,9 @@
 //! The way up to the answer to PSYNC: dial, hand-shake, look at what the primary says of itself, and only then ask.
 //!
 //! Promises: where the primary lets the relay look (`+info`), no full resync is asked for that was not permitted
-//! ([`RelayOrders::full_resync`]), and elsewhere none while nothing is to be begun ([`RelayOrders::must_look`]); a promoted primary is asked exactly behind
-//! the last byte that both have (protocol fact 4.4); where it may not be looked at, behind the last whole command. A refusal never becomes `PSYNC ? -1`.
-//! Not here: what is done with the answer ([`super::upstream`]).
+//! ([`RelayOrders::full_resync`]), and elsewhere none while nothing is to be begun ([`RelayOrders::must_look`]), but behind a short break; a promoted
+//! primary is asked exactly behind the last byte that both have (protocol fact 4.4); where it may not be looked at, behind the last whole command. A refusal
+//! never becomes `PSYNC ? -1`. Not here: what is done with the answer ([`super::upstream`]).
 
 use super::circle::Circle;
 use super::hub::{Hub, Inner};
@@ -101,7 +101,7 @@ async fn settle(
             Question::Anew(history, Joint { at, common }) => {
                 return Ok(Settled { anew: Some((history, at)), common, ..Settled::default() });
             }
-            Question::Blind(_) if must_look => None,
+            Question::Blind(asked) if must_look && !(asked.is_some() && broke_lately(hub)) => None,
             Question::Blind(asked) => {
                 resync_loop.check(None, Instant::now())?;
                 return Ok(Settled { asked, ..Settled::default() });
@@ -121,6 +121,12 @@ async fn settle(
         // In time or not: what is right by now is looked at above.
         let _ = timeout(LOOK_EVERY, permitted(&mut orders, need)).await;
     }
+}
+
+/// The primary goes on behind a short break, as a rule.
+fn broke_lately(hub: &Hub) -> bool {
+    let down_since = hub.lock().upstream.down_since;
+    down_since.is_none_or(|since| hub.now().since(since) < SHORT_BREAK)
 }
 
 async fn permitted(orders: &mut watch::Receiver<RelayOrders>, need: Option<FullResyncNeed>) {
@@ -197,6 +203,7 @@ fn look_for_circles(hub: &Hub, inner: &Inner, info: &ServerInfo, own_ip: Option<
     }
 }
 
+const SHORT_BREAK: Duration = Duration::from_secs(60);
 /// Between two looks at a primary while permission is awaited.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Then the connection is made anew, so that one that died is noticed.
