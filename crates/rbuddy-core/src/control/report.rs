@@ -224,7 +224,12 @@ impl Controller {
     }
 
     fn explain_candidate(&self) -> (Phase, String) {
+        let is_vouched_for = self.world.relay.live().is_none_or(|live| self.is_vouched_for(live.replid()));
         match self.first_usable_standby() {
+            Some(standby) if !is_vouched_for => (
+                Phase::SyncingStandby,
+                format!("{standby} will be seeded once the primary has said that what is on disk is of its history"),
+            ),
             Some(standby) => (Phase::SyncingStandby, format!("{standby} will be seeded")),
             None => {
                 let errors: Vec<String> = self.having(|role| matches!(role, Role::Standby)).iter().map(|r| self.why_unusable(r)).collect();
