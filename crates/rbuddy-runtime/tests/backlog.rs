@@ -284,7 +284,8 @@ async fn a_snapshot_that_was_lost_is_not_tried_again_once_nobody_wants_it() {
     relay.stop().await;
 }
 
-/// A relay with a snapshot, a replica that was given it, another that is to come, and a disk that the stream behind it does not fit on.
+/// A relay with a snapshot, a replica that was given it, another that is to come, and a disk that the stream behind it does not fit on: 16 MiB of it are
+/// left to others.
 async fn filled_up(disk: &Tmpfs) -> (Server, Server, Server, Relay) {
     let (primary, replica, late) = (Server::start(&[]).await, Server::start(&[]).await, Server::start(&[]).await);
     primary.fill("key:", 1000).await;
@@ -314,7 +315,7 @@ async fn write_in_step(relay: &mut Relay, primary: &Server, replica: &Server, st
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_full_for_a_while_costs_nothing() {
-    let Some(disk) = Tmpfs::mount(4) else {
+    let Some(disk) = Tmpfs::mount(20) else {
         return skip();
     };
     let (primary, replica, late, mut relay) = filled_up(&disk).await;
@@ -333,7 +334,7 @@ async fn a_disk_that_is_full_for_a_while_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_stays_full_behind_a_snapshot_costs_the_snapshot_and_not_the_stream() {
-    let Some(disk) = Tmpfs::mount(4) else {
+    let Some(disk) = Tmpfs::mount(20) else {
         return skip();
     };
     let (primary, replica, _late, mut relay) = filled_up(&disk).await;

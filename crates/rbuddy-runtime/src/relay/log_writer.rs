@@ -1,15 +1,17 @@
 //! Writes to disk what memory would lose and somebody needs ([`super::needs`]). One task for all histories.
 //!
-//! It reads the memory ring through its own cursor, as a session does, so a slow disk slows nobody. One that fails is tried again, and what it has is read
-//! meanwhile. If it falls behind what memory keeps for it, what is on disk is given up: who stood there is overrun, a snapshot that needed it is removed, and
-//! the relay goes on from memory.
+//! It reads the memory ring through its own cursor, as a session does, so a slow disk slows nobody. A full one is tried again, and what it has is read
+//! meanwhile; it is never filled to the last byte, since the state file is there too. If the disk falls behind what memory keeps for it, or fails, what it has
+//! is given up: who stood there is overrun, a snapshot that needed it is removed, and the relay goes on from memory.
 
 use super::files::{FileError, free_bytes};
 use super::hub::Hub;
 use super::needs::DISK_RETRY;
 use super::stretch::{Stretch, StretchKey};
+use bytes::Bytes;
 use std::future::pending;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
@@ -21,7 +23,7 @@ pub(super) async fn run(hub: Arc<Hub>) {
         let is_last = hub.stopping.is_cancelled();
         // Small pieces are gathered until the next counters are published: what a kill loses of them the primary still has.
         view.borrow_and_update();
-        hub.lock().weigh(&hub.room);
+        weigh(&hub, is_last);
         let mut bytes_min = 1;
         while let Some(key) = due(&hub, bytes_min) {
             write(&hub, key).await;
@@ -42,6 +44,15 @@ pub(super) async fn run(hub: Arc<Hub>) {
             () = hub.stopping.cancelled() => {}
         }
     }
+}
+
+/// What is needed by now. The last round tries whatever was in trouble.
+fn weigh(hub: &Hub, is_last: bool) {
+    let mut inner = hub.lock();
+    if is_last {
+        inner.disk_trouble = None;
+    }
+    inner.weigh(&hub.room);
 }
 
 async fn until(at: Option<Instant>) {
@@ -66,12 +77,10 @@ async fn write(hub: &Hub, key: StretchKey) {
     else {
         return;
     };
-    let written = tokio::task::spawn_blocking(move || target.write(&pieces)).await;
+    let dir = hub.room.dir.clone();
+    let written = tokio::task::spawn_blocking(move || leave_room(&dir, &pieces).and_then(|()| target.write(&pieces))).await;
     let written =
         written.unwrap_or_else(|join| Err(FileError { verb: "write", path: PathBuf::new(), source: std::io::Error::other(join) }));
-    if let Err(error) = &written {
-        warn!(group = %hub.config.group, %error, "the disk does not take the stream: it is tried again while memory keeps what is needed");
-    }
     hub.count(|inner| {
         match written {
             Ok(written) => {
@@ -79,10 +88,28 @@ async fn write(hub: &Hub, key: StretchKey) {
                 let is_cut = inner.stretch_mut(key).is_some_and(|stretch| stretch.wrote(written));
                 inner.is_state_stale |= is_cut;
             }
-            Err(error) => inner.disk_refused(error.to_string()),
+            Err(error) if matches!(error.source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                warn!(group = %hub.config.group, %error, "the disk is full: it is tried again while memory keeps what is needed");
+                inner.disk_refused(error.to_string());
+            }
+            // What it took before may be lost as well.
+            Err(error) => {
+                warn!(group = %hub.config.group, %error, "the disk fails: what it has of the stream is given up");
+                inner.disk_failed(key, error.to_string());
+            }
         }
         inner.weigh(&hub.room);
     });
+}
+
+/// Whoever else writes there finds some room. Blocking.
+fn leave_room(dir: &Path, pieces: &[Bytes]) -> Result<(), FileError> {
+    let wanted: usize = pieces.iter().map(Bytes::len).sum();
+    if free_bytes(dir).is_ok_and(|free| free < wanted as u64 + ROOM_BYTES) {
+        let left = format!("no space left but {} MiB for others", ROOM_BYTES >> 20);
+        return Err(FileError::at("keep the stream in", dir)(std::io::Error::new(ErrorKind::StorageFull, left)));
+    }
+    Ok(())
 }
 
 /// A snapshot without its stream is of no use.
@@ -102,7 +129,7 @@ async fn bury_dead_spool(hub: &Hub) {
     hub.unname(&spool).await;
 }
 
-/// Nothing is tried while there is no room for what waits, and some more.
+/// Nothing is tried while there is no room for what waits.
 async fn look_at_disk(hub: &Hub) {
     let dir = hub.room.dir.clone();
     let free = tokio::task::spawn_blocking(move || free_bytes(&dir)).await;

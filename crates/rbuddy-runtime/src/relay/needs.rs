@@ -52,6 +52,11 @@ impl DiskRoom {
         let segment_bytes = (bytes_max / 16).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         DiskRoom { dir, bytes_max, segment_bytes }
     }
+
+    /// How much of a stream can be kept at the most, where memory has so much.
+    pub(super) fn kept_bytes_max(&self, backlog_bytes: u64) -> u64 {
+        if self.bytes_max == 0 { backlog_bytes } else { self.bytes_max }
+    }
 }
 
 impl Inner {
@@ -228,11 +233,11 @@ impl Inner {
     }
 
     /// For the view.
-    pub(super) fn backlog(&self) -> BacklogView {
+    pub(super) fn backlog(&self, kept_bytes_max: u64) -> BacklogView {
         let memory_bytes = self.stretches.iter().map(|stretch| stretch.bytes().0).sum();
         let needed = self.live().and_then(|live| live.needed_from).map(Offset::next_byte);
         let disk_error = self.disk_trouble.as_ref().map(|trouble| trouble.error.clone());
-        BacklogView { memory_bytes, disk_bytes: self.disk_bytes(), oldest_needed: needed, disk_error }
+        BacklogView { memory_bytes, disk_bytes: self.disk_bytes(), oldest_needed: needed, disk_error, kept_bytes_max: Some(kept_bytes_max) }
     }
 }
 
@@ -241,5 +246,5 @@ const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// A replica that is not listed anywhere and stays away for longer is not waited for: else one that never comes back would have the disk keep as much as it
 /// may, for ever.
 const STRANGER_AWAY_MAX: Duration = Duration::from_secs(24 * 3600);
-/// A full disk is seldom emptied at once, and each attempt writes everything that is in memory.
+/// A full disk is seldom emptied at once.
 pub(super) const DISK_RETRY: Duration = Duration::from_secs(5);
