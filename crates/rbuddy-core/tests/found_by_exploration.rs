@@ -78,8 +78,16 @@ fn an_active_that_dies_long_after_it_was_promoted_is_replaced_from_the_same_snap
 
 #[test]
 fn a_snapshot_that_the_stream_has_outgrown_or_that_a_replica_cannot_load_is_not_kept() {
-    let changes: [fn(&mut Scene); 2] =
-        [|scene| scene.primary.offset += 300 << 20, |scene| scene.at(A).version = ServerVersion::parse(Flavour::Redis, "6.2.14").unwrap()];
+    let changes: [fn(&mut Scene); 4] = [
+        |scene| scene.primary.offset += 300 << 20,
+        |scene| scene.at(A).version = ServerVersion::parse(Flavour::Redis, "6.2.14").unwrap(),
+        // It would be overrun while a replica loads.
+        |scene| {
+            scene.view.backlog.kept_bytes_max = Some(100 << 20);
+            scene.primary.offset += 60 << 20;
+        },
+        |scene| scene.view.backlog.disk_error = Some("no space left".into()),
+    ];
     for change in changes {
         let mut scene = normal();
         scene.replace_primary(100_000);

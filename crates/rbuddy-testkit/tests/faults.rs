@@ -4,6 +4,7 @@
 use rbuddy_core::control::relay::SnapshotState;
 use rbuddy_core::control::status::{GroupStatus, Phase, RoleName};
 use rbuddy_lab::webhook::Manners;
+use rbuddy_lab::writer::write_bytes;
 use rbuddy_lab::{Data, Dataset, Link, wait_until};
 use rbuddy_testkit::scenario::rdb_of;
 use rbuddy_testkit::{AllReaders, FAILOVER_WITHIN, SOON, SmallDisk, World, WorldOptions, skip};
@@ -150,6 +151,32 @@ async fn a_disk_with_room_for_one_snapshot_has_room_for_the_next() {
         assert!(kept.state == SnapshotState::Ready && kept.bytes > 38 << 20, "{kept:?}");
         assert_eq!(world.primary.full_resyncs().await.expect("info"), 1);
     }
+    readers.noticed_nothing().await;
+    world.actives_equal_the_primary().await;
+}
+
+/// What is kept for the next standby fills the disk: it goes, and the state file has room all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_only_kept_costs_nobody_the_disk() {
+    if !SmallDisk::can_be_mounted() {
+        return skip("mounting a small tmpfs needs root");
+    }
+    let mut world = World::start(WorldOptions { state_disk: Some(40), ..WorldOptions::of(KEYS) }).await;
+    let generation = world.status().await.generation.0;
+    let newer = world.data.newer();
+    let rdb = rdb_of(&world, &newer).await;
+    let readers = AllReaders::start(&world).await;
+    readers.go_on(300, SOON).await;
+    world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
+    readers.have_read(newer.version, FAILOVER_WITHIN).await;
+    let status = world.at_rest_in(generation + 1, FAILOVER_WITHIN).await;
+    assert!(status.snapshot.is_some(), "it is kept");
+    write_bytes(&world.primary, 60 << 20).await.expect("it takes them");
+    let is_free = |status: &GroupStatus| status.snapshot.is_none() && status.backlog.disk_bytes == 0 && status.backlog.disk_error.is_none();
+    world.rbuddy.wait_for("the disk to be free", FAILOVER_WITHIN, is_free).await;
+    assert!(world.rbuddy.log().contains("the disk is full"), "{}", world.rbuddy.log());
+    assert!(!world.rbuddy.log().contains("not written"), "{}", world.rbuddy.log());
+    assert_eq!(world.primary.full_resyncs().await.expect("info"), 1);
     readers.noticed_nothing().await;
     world.actives_equal_the_primary().await;
 }

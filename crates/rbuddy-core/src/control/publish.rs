@@ -78,9 +78,15 @@ impl Controller {
     }
 
     /// Should an active die, whoever takes its place is filled from it, and the primary need not fork (P6). One that a replica could not load would be in
-    /// the way of another that it can.
+    /// the way of another that it can. A full disk is for what somebody needs.
     fn is_worth_keeping(&self) -> bool {
-        self.world.relay.is_snapshot_cheap() && self.policy.replicas.iter().all(|replica| self.can_load(replica))
+        let rdb = self.world.relay.ready_snapshot().and_then(|snapshot| snapshot.rdb);
+        let cannot_load = |replica: &NodeAddress| {
+            let version = self.world.info(replica).and_then(|info| info.version);
+            version.zip(rdb).is_some_and(|(version, rdb)| !version.loads(rdb))
+        };
+        let takes_part = self.having(|role| !matches!(role, Role::Refused { .. } | Role::Drained));
+        self.world.relay.is_snapshot_cheap() && self.world.relay.backlog.disk_error.is_none() && !takes_part.iter().any(cannot_load)
     }
 
     /// Should the new active die meanwhile, it or the one that is left is filled again, and the primary need not fork once more. One that does not answer

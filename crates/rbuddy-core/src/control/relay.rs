@@ -154,6 +154,9 @@ pub struct BacklogView {
     /// Why the disk does not take the stream now. It is tried again; until then memory keeps what is needed, and more of it than else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_error: Option<String>,
+    /// How much of a stream can be kept at the most, on disk or, where none is used, in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_bytes_max: Option<u64>,
 }
 
 /// A full resync that the relay has not asked for yet.
@@ -338,11 +341,13 @@ impl RelayView {
         self.snapshot.as_ref().filter(|snapshot| snapshot.state == SnapshotState::Ready)
     }
 
-    /// Whether there is a snapshot that leads on, and the stream behind it has not outgrown it: then a new one costs more than to keep it.
+    /// Whether there is a snapshot that leads on, and the stream behind it has not outgrown it: then a new one costs more than to keep it. Much of what may be
+    /// kept must be left: the stream grows while a replica loads.
     pub fn is_snapshot_cheap(&self) -> bool {
         let (Some(snapshot), Some(live)) = (self.ready_snapshot(), self.live()) else { return false };
         let behind = snapshot.dataset.0.offset.bytes_behind(live.end).unwrap_or(0);
-        live.standing(snapshot.dataset.0) == Standing::Covered && behind <= STREAM_BYTES_MIN.max(2 * snapshot.bytes)
+        let has_room = self.backlog.kept_bytes_max.is_none_or(|most| behind <= most / 2);
+        live.standing(snapshot.dataset.0) == Standing::Covered && behind <= STREAM_BYTES_MIN.max(snapshot.bytes) && has_room
     }
 }
 

@@ -98,6 +98,12 @@ impl StoredFile {
         Ok(Bytes::from(bytes))
     }
 
+    /// Removed when this returns. Blocking.
+    pub(super) fn remove(self) {
+        self.keep(true);
+        remove(&self.path);
+    }
+
     /// Returns when the content is on the disk itself.
     pub(super) fn sync(&self) -> Result<(), FileError> {
         self.file.sync_data().map_err(FileError::at("fsync", &self.path))
@@ -110,18 +116,19 @@ impl Drop for StoredFile {
             return;
         }
         let path = std::mem::take(&mut self.path);
-        let remove = move || {
-            if let Err(error) = std::fs::remove_file(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(path = %path.display(), %error, "a file that is no longer needed could not be removed");
-            }
-        };
         // Freeing gigabytes takes a while: not on a thread that moves bytes.
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
-            Err(_) => remove(),
+            Ok(runtime) => drop(runtime.spawn_blocking(move || remove(&path))),
+            Err(_) => remove(&path),
         }
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "a file that is no longer needed could not be removed");
     }
 }
 

@@ -181,7 +181,7 @@ pub async fn bind(config: RelayConfig) -> Result<Relay, RelayError> {
     let moved = found.primary.filter(|(_, configured)| config.open && *configured == config.primary.at());
     let primary = moved.map(|(address, _)| address).or_else(|| config.primary.at().fixed().cloned());
     let hub = Arc::new(Hub::new(config, found.run_id, primary, found.left.resumable(), found.previous, view));
-    publisher.send_replace(view::compose(&hub.lock()));
+    publisher.send_replace(view::compose(&hub, &hub.lock()));
     Ok(Relay { hub, listener, local_addr, publisher, left: found.left })
 }
 

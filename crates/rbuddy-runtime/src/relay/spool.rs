@@ -316,11 +316,12 @@ pub(super) async fn remove(hub: &Hub, dataset: DatasetId) {
     hub.unname(&spool).await;
 }
 
-/// Sees to it that there is room for a snapshot of this history that is as large as the last one, as far as that is known. One that nobody is offered makes
-/// way: it leads into a history that the primary has left, or could not be replaced. (Should the primary go back, it would have spared a fork.)
-pub(super) async fn make_room(hub: &Hub, key: StretchKey) -> Result<(), LinkError> {
-    match find_room(hub).await {
-        Err(LinkError::NoRoom { .. }) if make_way(hub, key).await => find_room(hub).await,
+/// Sees to it that there is room for a snapshot of this history that is so many times as large as the last one, as far as that is known. One that nobody is
+/// offered makes way: it leads into a history that the primary has left, or could not be replaced. (Should the primary go back, it would have spared a fork.)
+pub(super) async fn make_room(hub: &Hub, key: StretchKey, times: u64) -> Result<(), LinkError> {
+    match find_room(hub, times).await {
+        Err(LinkError::NoRoom { .. }) if make_way(hub, key).await => find_room(hub, 1).await,
+        Err(LinkError::NoRoom { .. }) => find_room(hub, 1).await,
         found => found,
     }
 }
@@ -334,16 +335,20 @@ async fn make_way(hub: &Hub, key: StretchKey) -> bool {
     let Some((_, spool)) = old else { return false };
     tracing::info!(group = %hub.config.group, dataset = %spool.dataset, "snapshot removed: the next one wants its room");
     hub.unname(&spool).await;
+    if let Some(spool) = Arc::into_inner(spool) {
+        // Failed or not: what is free then is looked at.
+        let _ = tokio::task::spawn_blocking(|| spool.snapshot.remove()).await;
+    }
     true
 }
 
-async fn find_room(hub: &Hub) -> Result<(), LinkError> {
+async fn find_room(hub: &Hub, times: u64) -> Result<(), LinkError> {
     let seen = hub.lock().snapshot_bytes;
     let dir = hub.config.dir.clone();
     let free = tokio::task::spawn_blocking(move || free_bytes(&dir)).await;
     let free = free.unwrap_or_else(|join| Err(FileError::at("look at", &hub.config.dir)(std::io::Error::other(join))))?;
     // It may have grown, and its stream wants some too.
-    let needed = seen + seen / 8 + ROOM_BYTES;
+    let needed = (seen + seen / 8).saturating_mul(times) + ROOM_BYTES;
     if free < needed { Err(LinkError::NoRoom { needed, free }) } else { Ok(()) }
 }
 

@@ -221,8 +221,8 @@ impl Upstream {
     }
 
     async fn store(&self, link: &mut Link, key: StretchKey, dataset: DatasetId) -> Result<(), LinkError> {
-        if let Err(error) = spool::make_room(&self.hub, key).await {
-            // It may be smaller than the last one, and the primary has forked for it by now.
+        // The primary has forked for it by now: room for one that has grown, as far as that can be had, and if it is less than the last one took, it may do.
+        if let Err(error) = spool::make_room(&self.hub, key, 2).await {
             warn!(group = %self.hub.config.group, %dataset, %error, "the snapshot may not fit on the disk");
         }
         let received = spool::receive(&self.hub, link, key, dataset, OnDiskError::ReadOn).await?;

@@ -20,7 +20,7 @@ pub(super) async fn publish(hub: Arc<Hub>, view: watch::Sender<RelayView>, cance
             () = hub.changed.notified() => {}
             _ = ticks.tick() => if !hub.moved.swap(false, Ordering::Relaxed) { continue },
         }
-        let new = compose(&hub.lock());
+        let new = compose(&hub, &hub.lock());
         view.send_if_modified(|old| {
             let modified = *old != new;
             *old = new;
@@ -47,14 +47,15 @@ pub(super) async fn watch_disk(hub: Arc<Hub>, cancel: CancellationToken) {
 }
 
 /// The whole state as others see it.
-pub(super) fn compose(inner: &Inner) -> RelayView {
+pub(super) fn compose(hub: &Hub, inner: &Inner) -> RelayView {
+    let kept_bytes_max = hub.room.kept_bytes_max(hub.config.settings.backlog_bytes);
     RelayView {
         resumable: inner.resumable,
         previous: inner.previous.clone(),
         upstream: inner.upstream.clone(),
         told_to_follow: inner.told_to_follow.clone(),
         histories: inner.stretches.iter().map(|stretch| stretch.history.clone()).collect(),
-        backlog: inner.backlog(),
+        backlog: inner.backlog(kept_bytes_max),
         snapshot: snapshot(inner),
         snapshot_request_done: inner.request_done,
         snapshot_request_error: inner.request_error.clone(),
