@@ -189,6 +189,11 @@ impl Log {
         self.end = from.advance(bytes);
     }
 
+    /// The writer is back without success: its file may have a part of what it was to get.
+    pub(super) fn write_failed(&mut self) {
+        self.is_tail_stale = !self.segments.is_empty();
+    }
+
     /// Nobody needs what lies before `needed_from`.
     pub(super) fn trim(&mut self, needed_from: Offset) {
         while self.segments.get(1).is_some_and(|second| second.start <= needed_from) {

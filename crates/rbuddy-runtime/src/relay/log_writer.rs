@@ -91,6 +91,9 @@ async fn write(hub: &Hub, key: StretchKey) {
             Err(error) if matches!(error.source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
                 warn!(group = %hub.config.group, %error, "the disk is full: it is tried again while memory keeps what is needed");
                 inner.disk_refused(error.to_string());
+                if let Some(stretch) = inner.stretch_mut(key) {
+                    stretch.write_failed();
+                }
             }
             // What it took before may be lost as well.
             Err(error) => {

@@ -275,6 +275,13 @@ impl Stretch {
         was_stale && !log.is_tail_stale()
     }
 
+    /// The writer is back without success.
+    pub(super) fn write_failed(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.write_failed();
+        }
+    }
+
     /// Works out anew what the first kept byte is. The log reaches up to the ring, always.
     fn refresh_oldest(&mut self) {
         let start = self.log.as_ref().map(Log::start).into_iter().chain([self.ring.start()]).min();

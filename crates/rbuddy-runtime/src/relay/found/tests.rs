@@ -14,12 +14,14 @@ enum Step {
     Append(usize),
     /// The disk gets up to so many of them.
     Write(u64),
+    /// So many of them get there, and it is told that they did not.
+    WriteFails(u64),
     /// relay.json is written.
     Save,
     /// A primary is promoted that has so many bytes fewer. Its id is in relay.json before anything else is done about it.
     Promote(u64),
-    /// The same, and the relay is killed in between.
-    KilledAtPromote(u64),
+    /// The same, and the relay is killed in between, while up to so many bytes are being written.
+    KilledAtPromote(u64, u64),
     Kill,
 }
 
@@ -27,9 +29,10 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (1..500_usize).prop_map(Step::Append),
         6 => (1..800_u64).prop_map(Step::Write),
+        2 => (1..800_u64).prop_map(Step::WriteFails),
         2 => Just(Step::Save),
         2 => (0..600_u64).prop_map(Step::Promote),
-        1 => (0..600_u64).prop_map(Step::KilledAtPromote),
+        1 => (0..600_u64, 1..800_u64).prop_map(|(fewer, bytes_max)| Step::KilledAtPromote(fewer, bytes_max)),
         2 => Just(Step::Kill),
     ]
 }
@@ -71,13 +74,23 @@ impl World {
                     self.stretch.wrote(target.write(&pieces).expect("the disk takes it"));
                 }
             }
+            Step::WriteFails(bytes_max) => {
+                if let Some((target, pieces)) = self.stretch.to_write(*bytes_max) {
+                    drop(target.write(&pieces).expect("the disk takes it"));
+                    self.stretch.write_failed();
+                }
+            }
             Step::Save => self.save(None),
             Step::Promote(fewer) => {
                 let (from, replid) = self.promoted(*fewer);
                 self.stretch.go_on(from, replid, from);
             }
-            Step::KilledAtPromote(fewer) => {
+            Step::KilledAtPromote(fewer, bytes_max) => {
                 self.promoted(*fewer);
+                if let Some((target, pieces)) = self.stretch.to_write(*bytes_max) {
+                    // Nobody is left to remove a file that was begun.
+                    std::mem::forget(target.write(&pieces).expect("the disk takes it"));
+                }
                 self.killed()?;
             }
             Step::Kill => self.killed()?,
