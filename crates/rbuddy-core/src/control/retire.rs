@@ -145,8 +145,9 @@ impl Controller {
         if let Err(reason) = owned {
             return self.set_role(replica, Role::Refused { reason }, "is not rbuddy's to empty");
         }
-        // What lacks keys is no complete copy, and the snapshot is one.
-        let has_better = self.lacks_keys(replica) && self.world.relay.ready_snapshot().is_some();
+        // What lacks so much is no complete copy, and the snapshot is one. (What is written down may be out of date: one that died as soon as it was filled
+        // comes back with all of it.)
+        let has_better = self.lacks_too_much(now, replica) && self.world.relay.ready_snapshot().is_some();
         if self.somebody_else_serves(now, replica) || adopted || has_better {
             self.command(now, replica, ServerCommand::Empty { run_id, detached: info.role == Some(ServerRole::Master) });
         } else if self.is_short(now) {
