@@ -174,7 +174,7 @@ async fn a_snapshot_that_is_only_kept_costs_nobody_the_disk() {
     write_bytes(&world.primary, 60 << 20).await.expect("it takes them");
     let is_free = |status: &GroupStatus| status.snapshot.is_none() && status.backlog.disk_bytes == 0 && status.backlog.disk_error.is_none();
     world.rbuddy.wait_for("the disk to be free", FAILOVER_WITHIN, is_free).await;
-    assert!(world.rbuddy.log().contains("the disk is full"), "{}", world.rbuddy.log());
+    assert!(world.rbuddy.log().contains("the disk takes no more"), "{}", world.rbuddy.log());
     assert!(!world.rbuddy.log().contains("not written"), "{}", world.rbuddy.log());
     assert_eq!(world.primary.full_resyncs().await.expect("info"), 1);
     readers.noticed_nothing().await;

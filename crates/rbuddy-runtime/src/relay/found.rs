@@ -154,7 +154,11 @@ fn reopen_stream(room: &DiskRoom, saved: SavedStream, needed: Option<Offset>) ->
     let mut log = log.map(|name| Log::open(&room.dir, &name, needed, room.segment_bytes)).transpose().map_err(in_words)?;
     let start = needed.or(log.as_ref().filter(|log| log.bytes() > 0).map(Log::start)).ok_or("nothing of it reached the disk")?;
     match (&mut log, log_until) {
-        (_, Some(until)) if until < start => return Err(format!("the primary went on at {until}, before its end")),
+        (_, Some(until)) if until < start && (needed.is_none() || history.end < start) => {
+            return Err(format!("the primary went on at {until}, before its end"));
+        }
+        // All that counts of it lies before what is needed.
+        (Some(log), Some(until)) if until < start => log.begin_anew(start),
         (Some(log), Some(until)) => log.cut_back(until),
         (Some(_) | None, _) => {}
     }

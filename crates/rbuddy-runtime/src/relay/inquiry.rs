@@ -125,8 +125,9 @@ async fn settle(
 
 /// The primary goes on behind a short break, as a rule.
 fn broke_lately(hub: &Hub) -> bool {
-    let down_since = hub.lock().upstream.down_since;
-    down_since.is_none_or(|since| hub.now().since(since) < SHORT_BREAK)
+    let upstream = &hub.lock().upstream;
+    // For how long nobody was there before a start is not known.
+    upstream.has_answered() && upstream.down_since.is_none_or(|since| hub.now().since(since) < SHORT_BREAK)
 }
 
 async fn permitted(orders: &mut watch::Receiver<RelayOrders>, need: Option<FullResyncNeed>) {

@@ -189,6 +189,12 @@ impl Log {
         self.end = from.advance(bytes);
     }
 
+    /// Nothing of it counts; what follows comes behind `start`.
+    pub(super) fn begin_anew(&mut self, start: Offset) {
+        self.cut_back(Offset::ZERO);
+        self.end = start;
+    }
+
     /// The writer is back without success: its file may have a part of what it was to get.
     pub(super) fn write_failed(&mut self) {
         self.is_tail_stale = !self.segments.is_empty();

@@ -33,6 +33,12 @@ pub(super) async fn run(hub: Arc<Hub>) {
         bury_dead_spool(&hub).await;
         hub.name_logs();
         if is_last {
+            // Nobody listens for that any more.
+            if std::mem::take(&mut hub.lock().is_state_stale)
+                && let Err(error) = hub.save().await
+            {
+                warn!(group = %hub.config.group, %error, "state of the relay not written: the next run may find less of the stream");
+            }
             return;
         }
         let trouble = hub.lock().disk_trouble.as_ref().map(|trouble| trouble.retry_at);
@@ -88,8 +94,8 @@ async fn write(hub: &Hub, key: StretchKey) {
                 let is_cut = inner.stretch_mut(key).is_some_and(|stretch| stretch.wrote(written));
                 inner.is_state_stale |= is_cut;
             }
-            Err(error) if matches!(error.source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
-                warn!(group = %hub.config.group, %error, "the disk is full: it is tried again while memory keeps what is needed");
+            Err(error) if is_for_now(&error) => {
+                warn!(group = %hub.config.group, %error, "the disk takes no more: it is tried again while memory keeps what is needed");
                 inner.disk_refused(error.to_string());
                 if let Some(stretch) = inner.stretch_mut(key) {
                     stretch.write_failed();
@@ -105,10 +111,16 @@ async fn write(hub: &Hub, key: StretchKey) {
     });
 }
 
+/// Nothing says that what it took before is lost: there is no room, or a file could not be begun.
+fn is_for_now(error: &FileError) -> bool {
+    matches!(error.source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) || error.verb == "create"
+}
+
 /// Whoever else writes there finds some room. Blocking.
 fn leave_room(dir: &Path, pieces: &[Bytes]) -> Result<(), FileError> {
     let wanted: usize = pieces.iter().map(Bytes::len).sum();
-    if free_bytes(dir).is_ok_and(|free| free < wanted as u64 + ROOM_BYTES) {
+    // To cut a file takes none.
+    if wanted > 0 && free_bytes(dir).is_ok_and(|free| free < wanted as u64 + ROOM_BYTES) {
         let left = format!("no space left but {} MiB for others", ROOM_BYTES >> 20);
         return Err(FileError::at("keep the stream in", dir)(std::io::Error::new(ErrorKind::StorageFull, left)));
     }
@@ -138,7 +150,8 @@ async fn look_at_disk(hub: &Hub) {
     let free = tokio::task::spawn_blocking(move || free_bytes(&dir)).await;
     let mut inner = hub.lock();
     let unwritten: u64 = inner.stretches.iter().map(Stretch::unwritten_bytes).sum();
-    if matches!(free, Ok(Ok(free)) if free >= unwritten + ROOM_BYTES) {
+    let is_needed = inner.stretches.iter().any(|stretch| stretch.needed_from.is_some());
+    if !is_needed || matches!(free, Ok(Ok(free)) if free >= unwritten + ROOM_BYTES) {
         inner.disk_trouble = None;
     } else if let Some(trouble) = &mut inner.disk_trouble {
         trouble.retry_at = Instant::now() + DISK_RETRY;

@@ -165,6 +165,27 @@ fn id(number: usize) -> ReplId {
 
 const SEGMENT_BYTES: u64 = 300;
 
+/// It was taken over a second connection, while the disk took no more of the stream.
+#[test]
+fn a_snapshot_is_of_use_though_what_the_disk_has_of_the_stream_ends_before_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut world = World::new(dir.path());
+    for step in [Step::Append(100), Step::Write(50), Step::WriteFails(50)] {
+        world.after(&step).expect("nothing is found");
+    }
+    let found = |world: &mut World, end: u64| {
+        let mut history = world.stretch.history.clone();
+        history.cut_back(at(end));
+        world.save(Some(&history));
+        let saved = serde_json::from_str(&world.saved).expect("as it was written");
+        reopen_stream(&world.room, saved, Some(at(START + 80)))
+    };
+    let stream = found(&mut world, START + 100).expect("it leads on");
+    let log = stream.log.expect("it is named");
+    assert_eq!((log.start(), log.end(), stream.history.end), (at(START + 80), at(START + 80), at(START + 80)));
+    assert!(found(&mut world, START + 60).is_err(), "the primary never had it");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
