@@ -161,7 +161,7 @@ impl Snapshotter {
 async fn take(hub: &Arc<Hub>, source: Option<NodeAddress>, reason: Reason) -> Result<DatasetId, LinkError> {
     let live = hub.lock().live().map(|stretch| (stretch.key, stretch.history.replid()));
     let Some((key, replid)) = live else { return Err(LinkError::HistoryEnded) };
-    spool::make_room(hub, key, 1).await?;
+    spool::make_room(hub, 1).await?;
     let from = |server: Endpoint| async move {
         info!(group = %hub.config.group, server = %server.address, ?reason, "taking a snapshot over a second connection");
         tokio::select! {

@@ -316,30 +316,30 @@ pub(super) async fn remove(hub: &Hub, dataset: DatasetId) {
     hub.unname(&spool).await;
 }
 
-/// Sees to it that there is room for a snapshot of this history that is so many times as large as the last one, as far as that is known. One that nobody is
-/// offered makes way: it leads into a history that the primary has left, or could not be replaced. (Should the primary go back, it would have spared a fork.)
-pub(super) async fn make_room(hub: &Hub, key: StretchKey, times: u64) -> Result<(), LinkError> {
-    match find_room(hub, times).await {
-        Err(LinkError::NoRoom { .. }) if make_way(hub, key).await => find_room(hub, 1).await,
-        Err(LinkError::NoRoom { .. }) => find_room(hub, 1).await,
-        found => found,
+/// Sees to it that there is room for a snapshot that is so many times as large as the last one, as far as that is known. One that nobody is offered makes
+/// way: it leads into a history that the primary has left, or could not be replaced. (Should the primary go back, it would have spared a fork.) Whether one
+/// as large as the last fits then.
+pub(super) async fn make_room(hub: &Hub, times: u64) -> Result<(), LinkError> {
+    if let Err(LinkError::NoRoom { .. }) = find_room(hub, times).await {
+        make_way(hub).await;
     }
+    find_room(hub, 1).await
 }
 
-/// Whether there was anything. What sessions still send goes with the last of them.
-async fn make_way(hub: &Hub, key: StretchKey) -> bool {
+/// What sessions still send goes with the last of them.
+async fn make_way(hub: &Hub) {
     let old = hub.update(|inner| {
-        let left = inner.spool.take_if(|(of, _)| *of != key);
+        let live = inner.live()?.key;
+        let left = inner.spool.take_if(|(of, _)| *of != live);
         left.or_else(|| inner.named.clone().filter(|_| inner.spool.is_none()))
     });
-    let Some((_, spool)) = old else { return false };
+    let Some((_, spool)) = old else { return };
     tracing::info!(group = %hub.config.group, dataset = %spool.dataset, "snapshot removed: the next one wants its room");
     hub.unname(&spool).await;
     if let Some(spool) = Arc::into_inner(spool) {
         // Failed or not: what is free then is looked at.
         let _ = tokio::task::spawn_blocking(|| spool.snapshot.remove()).await;
     }
-    true
 }
 
 async fn find_room(hub: &Hub, times: u64) -> Result<(), LinkError> {

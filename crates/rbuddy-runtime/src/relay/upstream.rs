@@ -222,9 +222,13 @@ impl Upstream {
 
     async fn store(&self, link: &mut Link, key: StretchKey, dataset: DatasetId) -> Result<(), LinkError> {
         // The primary has forked for it by now: room for one that has grown, as far as that can be had, and if it is less than the last one took, it may do.
-        if let Err(error) = spool::make_room(&self.hub, key, 2).await {
-            warn!(group = %self.hub.config.group, %dataset, %error, "the snapshot may not fit on the disk");
-        }
+        // Beside the reception: a disk that takes its time for that is not to keep the primary waiting.
+        let hub = Arc::clone(&self.hub);
+        self.hub.tasks.spawn(async move {
+            if let Err(error) = spool::make_room(&hub, 2).await {
+                warn!(group = %hub.config.group, %dataset, %error, "the snapshot may not fit on the disk");
+            }
+        });
         let received = spool::receive(&self.hub, link, key, dataset, OnDiskError::ReadOn).await?;
         spool::begin_with(&self.hub, key, dataset, received)
     }
