@@ -62,17 +62,6 @@ impl Dismissal {
     }
 }
 
-impl Inner {
-    /// Whoever is being given this snapshot, or is about to be, is sent away.
-    pub(super) fn end_seeding(&self, key: StretchKey, lost: DatasetId) {
-        let is_given_it = |session: &&Session| match session.view.state {
-            SessionState::Held(_) | SessionState::Seeding { .. } => session.follows == Some((key, lost.0.offset)),
-            SessionState::Loading { .. } | SessionState::Streaming { .. } => false,
-        };
-        self.sessions.values().filter(is_given_it).for_each(|session| session.dismissal.send(Why::SnapshotLost));
-    }
-}
-
 impl Session {
     pub(super) fn is_on(&self, key: StretchKey) -> bool {
         self.follows.is_some_and(|(follows, _)| follows == key)
@@ -174,6 +163,15 @@ impl Hub {
 }
 
 impl Inner {
+    /// Whoever is being given this snapshot, or is about to be, is sent away.
+    pub(super) fn end_seeding(&self, key: StretchKey, lost: DatasetId) {
+        let is_given_it = |session: &&Session| match session.view.state {
+            SessionState::Held(_) | SessionState::Seeding { .. } => session.follows == Some((key, lost.0.offset)),
+            SessionState::Loading { .. } | SessionState::Streaming { .. } => false,
+        };
+        self.sessions.values().filter(is_given_it).for_each(|session| session.dismissal.send(Why::SnapshotLost));
+    }
+
     pub(super) fn session_mut(&mut self, address: &NodeAddress, serial: u64) -> Option<&mut Session> {
         self.sessions.get_mut(address).filter(|session| session.serial == serial)
     }
