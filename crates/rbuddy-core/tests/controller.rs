@@ -250,10 +250,21 @@ fn a_paused_group_changes_nothing() {
     scene.run(Duration::from_secs(10));
     assert_eq!((scene.active(), scene.commands.len()), (vec![A], before));
     assert_eq!(scene.sync_full, 0, "not even the primary is asked for a full resync");
+    assert!(scene.orders.must_look, "nor for what may come to one where it cannot be looked at");
     assert!(scene.status().explanation.contains("a full resync from the primary waits"), "{}", scene.status().explanation);
     assert!(scene.operate(Operation::Failover).is_err());
     scene.operate(Operation::Resume).expect("resumed");
     scene.until(SOON, "it goes on", |scene| is_normal(scene) && scene.active() == [B]);
+    assert!(!scene.orders.must_look);
+}
+
+#[test]
+fn a_paused_group_says_why_the_primary_is_away() {
+    let mut scene = normal();
+    scene.operate(Operation::Pause).expect("paused");
+    scene.link_cut = true;
+    scene.run(Duration::from_secs(2));
+    assert!(scene.status().explanation.contains("the primary is away (the link is cut)"), "{}", scene.status().explanation);
 }
 
 #[test]

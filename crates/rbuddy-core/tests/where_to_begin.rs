@@ -143,7 +143,7 @@ fn a_full_resync_waits_for_an_active_that_may_be_where_none_is_needed() {
         scene.primary.backlog_from = scene.at(A).offset;
         scene.restart_rbuddy();
         scene.until(SOON, "a full resync is needed", |scene| scene.view.upstream.full_resync_needed.is_some());
-        assert_eq!(scene.orders.full_resync, None);
+        assert_eq!((scene.orders.full_resync, scene.orders.must_look), (None, true));
         scene.at(A).hangs = !answers;
         scene.until(Duration::from_secs(12), "it is permitted", |scene| scene.orders.full_resync.is_some());
         scene
@@ -219,6 +219,7 @@ fn nobody_is_filled_from_a_history_that_may_be_an_old_one() {
     scene.until(SOON, "it goes on with what is there", |scene| scene.orders.start == Some(Start::Resume));
     scene.run(SOON);
     assert_eq!((scene.at(B).keys, scene.active()), (0, vec![]));
+    assert!(scene.status().explanation.contains("once the primary has said"), "{}", scene.status().explanation);
     scene.link_cut = false;
     scene.until(SOON, "B is filled from the primary", |scene| scene.active() == [B]);
     assert_eq!(scene.replicas[&address(B)].replid, scene.primary.replid);

@@ -224,7 +224,7 @@ fn status(group: &str) -> GroupStatus {
         upstream: UpstreamView::default(),
         position: None,
         snapshot: None,
-        backlog: BacklogView::default(),
+        backlog: BacklogView { disk_error: Some("no space left".to_owned()), ..BacklogView::default() },
         replicas: vec![replica(6380, RoleName::Active, None), replica(6381, RoleName::Refused, Some("holds foreign keys"))],
         undelivered: Vec::new(),
     }
@@ -241,6 +241,7 @@ group main: refused, generation 7, 2026-11-22 10:00:00
   the primary came back empty
   primary 127.0.0.1:6379: connection refused
   upstream idle; 0 full and 0 partial resyncs
+  the relay's disk does not take the stream, which is tried again: no space left
   REFUSED dataset {cd}:17: 0 keys instead of 1000
   → rbuddy approve
  replica         role     state          version  position       behind  keys  note

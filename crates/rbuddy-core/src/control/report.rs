@@ -128,9 +128,6 @@ impl Controller {
         for replica in self.having(|role| matches!(role, Role::Active)).iter().filter(|replica| !self.world.fits_live(replica)) {
             let _ = write!(text, "; {replica} has an older dataset and is not read: `rbuddy adopt` it to have it resynced");
         }
-        if let Some(error) = &self.world.relay.backlog.disk_error {
-            let _ = write!(text, "; the relay's disk does not take the stream, which is tried again: {error}");
-        }
         text
     }
 

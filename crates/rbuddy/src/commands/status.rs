@@ -50,7 +50,7 @@ fn render(status: &GroupStatus) -> String {
         lines.push(format!("  snapshot {}: {} of {total}", snapshot.dataset, bytes(snapshot.bytes)));
     }
     if let Some(error) = &status.backlog.disk_error {
-        lines.push(format!("  the relay's disk does not take the stream: {error}"));
+        lines.push(format!("  the relay's disk does not take the stream, which is tried again: {error}"));
     }
     if let Some(refusal) = &status.refusal {
         lines.push(format!("  REFUSED dataset {}: {}", refusal.dataset, refusal.reason));
