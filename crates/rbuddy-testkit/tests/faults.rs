@@ -129,6 +129,15 @@ async fn full_disk_keeps_the_old_data_served_until_there_is_room() {
     world.actives_equal_the_primary().await;
 }
 
+/// The primary is back with this dataset, and the standby serves it.
+async fn failed_over_to(newer: Dataset, world: &mut World, readers: &AllReaders) -> GroupStatus {
+    let generation = world.status().await.generation.0;
+    let rdb = rdb_of(world, &newer).await;
+    world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
+    readers.have_read(newer.version, FAILOVER_WITHIN).await;
+    world.at_rest_in(generation + 1, FAILOVER_WITHIN).await
+}
+
 /// Two do not fit, and 61 MB are wanted before one of 40 MB is taken: the one that is kept for the next standby makes way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_with_room_for_one_snapshot_has_room_for_the_next() {
@@ -137,17 +146,10 @@ async fn a_disk_with_room_for_one_snapshot_has_room_for_the_next() {
     }
     let data = Dataset { value_bytes: 2000, ..Dataset::of(KEYS) };
     let mut world = World::start(WorldOptions { data, state_disk: Some(70), ..WorldOptions::of(KEYS) }).await;
-    let generation = world.status().await.generation.0;
     let readers = AllReaders::start(&world).await;
     readers.go_on(300, SOON).await;
-    let mut newer = data;
-    for failover in 1..=2 {
-        newer = newer.newer();
-        let rdb = rdb_of(&world, &newer).await;
-        world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
-        readers.have_read(newer.version, FAILOVER_WITHIN).await;
-        let status = world.at_rest_in(generation + failover, FAILOVER_WITHIN).await;
-        let kept = status.snapshot.expect("it is kept");
+    for newer in [data.newer(), data.newer().newer()] {
+        let kept = failed_over_to(newer, &mut world, &readers).await.snapshot.expect("it is kept");
         assert!(kept.state == SnapshotState::Ready && kept.bytes > 38 << 20, "{kept:?}");
         assert_eq!(world.primary.full_resyncs().await.expect("info"), 1);
     }
@@ -162,14 +164,9 @@ async fn a_snapshot_that_is_only_kept_costs_nobody_the_disk() {
         return skip("mounting a small tmpfs needs root");
     }
     let mut world = World::start(WorldOptions { state_disk: Some(40), ..WorldOptions::of(KEYS) }).await;
-    let generation = world.status().await.generation.0;
-    let newer = world.data.newer();
-    let rdb = rdb_of(&world, &newer).await;
     let readers = AllReaders::start(&world).await;
     readers.go_on(300, SOON).await;
-    world.primary.restart(Data::Rdb(&rdb)).await.expect("restart the primary");
-    readers.have_read(newer.version, FAILOVER_WITHIN).await;
-    let status = world.at_rest_in(generation + 1, FAILOVER_WITHIN).await;
+    let status = failed_over_to(world.data.newer(), &mut world, &readers).await;
     assert!(status.snapshot.is_some(), "it is kept");
     write_bytes(&world.primary, 60 << 20).await.expect("it takes them");
     let is_free = |status: &GroupStatus| status.snapshot.is_none() && status.backlog.disk_bytes == 0 && status.backlog.disk_error.is_none();
